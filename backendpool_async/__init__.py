@@ -1,0 +1,45 @@
+"""Client-side service discovery for asyncio: the live list of a service's backends.
+
+>>> from backendpool_async import BackendPool
+>>> pool = BackendPool.static(["10.0.0.1:8080", "10.0.0.2:8080"])
+>>> pool.backends()[0].host
+'10.0.0.1'
+"""
+
+from __future__ import annotations
+
+import logging
+
+from backendpool_async.backend import Backend
+from backendpool_async.errors import (
+    BackendPoolError,
+    EmptyAnswer,
+    InvalidBackend,
+    NoBackends,
+    PoolClosed,
+    SourceError,
+    SourceTimeout,
+)
+from backendpool_async.pool import BackendPool
+from backendpool_async.snapshot import Snapshot
+from backendpool_async.source import Answer, Source
+
+__all__ = [
+    "Answer",
+    "Backend",
+    "BackendPool",
+    "BackendPoolError",
+    "EmptyAnswer",
+    "InvalidBackend",
+    "NoBackends",
+    "PoolClosed",
+    "Snapshot",
+    "Source",
+    "SourceError",
+    "SourceTimeout",
+]
+
+__version__ = "0.1.0"
+
+# A library speaks when the application lets it: without this, warnings reach stderr unasked.
+logging.getLogger("backendpool_async").addHandler(logging.NullHandler())

@@ -1,0 +1,206 @@
+"""One address: what it may look like, and its canonical form."""
+
+from __future__ import annotations
+
+import ipaddress
+import operator
+import re
+from typing import Final, NoReturn, Self
+
+from backendpool_async.errors import InvalidBackend
+
+_HIGHEST_WEIGHT: Final = 65_535
+
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
+# Possessive: a label reads one way only, so giving back what was matched never helps.
+_LABEL = r"(?=[a-z0-9_-]{1,63}[.:])[a-z0-9_]++(?:-++[a-z0-9_]++)*+"
+_NOT_TOO_LONG = r"(?=[a-z0-9_.-]{1,253}\.?:)"
+_LAST_LABEL_NOT_NUMERIC = r"(?!(?:[^.:\n]++\.)*[0-9]++\.?:)"
+_NAME = rf"{_NOT_TOO_LONG}{_LAST_LABEL_NOT_NUMERIC}{_LABEL}(?:\.{_LABEL})*+\.?"
+_PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+CANONICAL: Final = rf"(?:{_IPV4}|{_NAME}):{_PORT}"
+
+_is_canonical = re.compile(CANONICAL).fullmatch
+_is_host = re.compile(rf"(?:{_IPV4}|{_NAME}):").fullmatch
+_is_port = re.compile(_PORT).fullmatch
+_is_zone = re.compile(r"[A-Za-z0-9._~-]+").fullmatch
+
+
+class Backend(str):
+    """One ``host:port``: an immutable string in canonical form, checked when it is made.
+
+    It equals, and hashes as, the plain string; weight is not part of the identity, so what is
+    known about a backend survives a change of its weight. Raises `InvalidBackend`.
+
+    A host is a DNS name (RFC 1035 lengths; letters, digits, ``-`` and ``_``; lower-cased, a
+    trailing dot stays), an IPv4 address without leading zeros, or an IPv6 address in brackets
+    (RFC 5952 form, a zone stays).
+
+    >>> backend = Backend("API.internal:8080")
+    >>> backend, backend.host, backend.port, backend.weight
+    (Backend('api.internal:8080'), 'api.internal', 8080, 1)
+    >>> backend == "api.internal:8080"
+    True
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str, *, weight: int = 1) -> Self:
+        canonical = text if type(text) is str and _is_canonical(text) else _canonical(text)
+        if weight == 1 and type(weight) is int:
+            return str.__new__(cls, canonical)
+        return WeightedBackend._of(canonical, weight)  # type: ignore[return-value]  # a subclass of ours
+
+    @classmethod
+    def parse(cls, text: str) -> Backend:
+        """Return the backend that `text` names, or raise `InvalidBackend` with the reason.
+
+        >>> Backend.parse("[2001:DB8::0]:80")
+        Backend('[2001:db8::]:80')
+        """
+        return text if isinstance(text, Backend) else Backend(text)
+
+    @property
+    def host(self) -> str:
+        """The name or the address, an IPv6 address without its brackets."""
+        host = self.rpartition(":")[0]
+        return host[1:-1] if host[0] == "[" else host
+
+    @property
+    def port(self) -> int:
+        """The port, 1 to 65535."""
+        return int(self.rpartition(":")[2])
+
+    @property
+    def weight(self) -> int:
+        """The share of requests it asks for beside the others: 1 unless it was given."""
+        return 1
+
+    def __repr__(self) -> str:
+        return f"Backend({str.__repr__(self)})"
+
+
+class WeightedBackend(Backend):
+    """A backend whose weight is not 1; made by ``Backend(text, weight=...)``.
+
+    The slot lives here and not in `Backend`: a list of 100,000 pays for it only where it is used.
+    """
+
+    __slots__ = ("_weight",)
+    _weight: int
+
+    @classmethod
+    def _of(cls, canonical: str, weight: int) -> Self:
+        if type(weight) is not int or not 1 <= weight <= _HIGHEST_WEIGHT:
+            raise InvalidBackend(
+                canonical, f"weight {weight!r} is no whole number from 1 to {_HIGHEST_WEIGHT}"
+            )
+        self = str.__new__(cls, canonical)
+        object.__setattr__(self, "_weight", weight)
+        return self
+
+    @property
+    def weight(self) -> int:
+        """The share of requests it asks for beside the others, 2 to 65535."""
+        return self._weight
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a Backend is immutable: cannot set {name!r}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (str(self), self._weight)
+
+    def __repr__(self) -> str:
+        return f"Backend({str.__repr__(self)}, weight={self._weight})"
+
+
+def same(ours: tuple[Backend, ...], theirs: tuple[Backend, ...]) -> bool:
+    """Whether two lists agree in addresses, order and attributes."""
+    if ours is theirs:
+        return True
+    return ours == theirs and (
+        all(map(operator.is_, ours, theirs))
+        or all(a.weight == b.weight for a, b in zip(ours, theirs, strict=True))
+    )
+
+
+def _restore(text: str, weight: int) -> Backend:
+    return Backend(text, weight=weight)
+
+
+def _canonical(text: object) -> str:
+    if not isinstance(text, str):
+        raise InvalidBackend(text, f"not a string but {type(text).__name__}")
+    lowered = str(text).lower() if text.isascii() else text
+    if _is_canonical(lowered):
+        return lowered
+    if text.startswith("[") and (end := text.find("]:")) > 0 and _is_port(text[end + 2 :]):
+        return f"[{_canonical_ipv6(text, text[1:end])}]:{text[end + 2 :]}"
+    raise InvalidBackend(text, _what_is_wrong(lowered))
+
+
+def _canonical_ipv6(entry: str, text: str) -> str:
+    address, percent, zone = text.partition("%")
+    if percent and not _is_zone(zone):
+        raise InvalidBackend(entry, "the zone after '%' is empty or has an odd character")
+    try:
+        parsed = ipaddress.IPv6Address(address)
+    except ValueError:
+        raise InvalidBackend(entry, "no IPv6 address between the brackets") from None
+    # Python 3.13 writes a mapped address as RFC 5952 does, 3.11 in hexadecimal.
+    mapped = parsed.ipv4_mapped
+    return (f"::ffff:{mapped}" if mapped else parsed.compressed) + percent + zone
+
+
+def _what_is_wrong(text: str) -> str:
+    for found, reason in (
+        (not text, "empty"),
+        (not text.isascii(), "not ASCII; write an international name in its xn-- form"),
+        (not text.isprintable(), "it has a control character"),
+        (" " in text, "it has a space"),
+        ("://" in text, "it has a scheme; only host:port is expected"),
+        ("@" in text, "it has a user; only host:port is expected"),
+        ("/" in text or "?" in text or "#" in text, "it has a path; only host:port is expected"),
+    ):
+        if found:
+            return reason
+    host, colon, port = text.rpartition(":")
+    if text.startswith("[") and text.endswith("]"):
+        host, colon = text, ""
+    if not colon:
+        return "no port; host:port is expected"
+    if not host:
+        return "no host before the port"
+    if host.startswith("["):
+        return _what_is_wrong_with_port(port) if host.endswith("]") else "a bracket is not closed"
+    if ":" in host:
+        return "an IPv6 address stands in brackets: [address]:port"
+    if not _is_host(f"{host}:"):
+        return _what_is_wrong_with_host(host)
+    return _what_is_wrong_with_port(port)
+
+
+def _what_is_wrong_with_port(port: str) -> str:
+    if not port:
+        return "no port after the colon"
+    if not (port.isascii() and port.isdigit()):
+        return f"port {port[:20]!r} is not a number"
+    if port.startswith("0"):
+        return f"port {port[:20]!r} is zero or has a leading zero"
+    return f"port {port[:20]} is not from 1 to 65535"
+
+
+def _what_is_wrong_with_host(host: str) -> str:
+    labels = host.removesuffix(".").split(".")
+    if not all(labels):
+        return "the host has an empty label"
+    if len(host.removesuffix(".")) > 253:
+        return "the host is longer than 253 characters"
+    if any(len(label) > 63 for label in labels):
+        return "a label of the host is longer than 63 characters"
+    if any(label[0] == "-" or label[-1] == "-" for label in labels):
+        return "a label of the host begins or ends with '-'"
+    if labels[-1].isdigit():
+        return "a host that ends in a number is an IPv4 address: four numbers from 0 to 255 without leading zeros"
+    return "the host has a character other than letters, digits, '-', '_' and '.'"

@@ -1,0 +1,114 @@
+"""One fetch under way: one task, one deadline, any number of waiters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from backendpool_async.errors import BackendPoolError, SourceError
+from backendpool_async.snapshot import Snapshot
+from backendpool_async.source import Answer
+
+# How long a fetch may take to end once it has been cancelled, before it is called stubborn.
+_GRACE: Final = 0.1
+
+Outcome = Answer | BaseException
+Landing = Callable[["Flight", Outcome], Snapshot | BackendPoolError]
+
+
+class Flight:
+    """Runs one fetch to its end or its deadline; every waiter gets what `land` makes of it.
+
+    The outcome is the answer, or the exception; with `overdue` that of the deadline. A flight without
+    waiters is cancelled and never lands. After the deadline, or after `cancel`, a fetch that
+    swallows its cancellation is left behind: `task` is then not done although `ended` is.
+    """
+
+    __slots__ = ("_land", "_timer", "_waiters", "loop", "overdue", "pushes", "task")
+
+    def __init__(
+        self, fetch: Coroutine[Any, Any, Answer], timeout: float, pushes: int, land: Landing
+    ) -> None:
+        self.loop = loop = asyncio.get_running_loop()
+        self._land: Landing | None = land
+        self._waiters: list[asyncio.Future[Snapshot]] = []
+        self.overdue = False
+        self.pushes = pushes
+        self.task = task = loop.create_task(fetch)
+        leave_quietly(task)
+        self._timer = loop.call_later(timeout, self._on_deadline)
+        task.add_done_callback(self._on_done)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has landed or been cancelled; nobody may join it any more."""
+        return self._land is None
+
+    async def wait(self) -> Snapshot:
+        """Return or raise what it lands with. Cancelling one waiter does not cancel the others."""
+        waiter: asyncio.Future[Snapshot] = self.loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            return await waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+                if not self._waiters:
+                    self.cancel()
+
+    def cancel(self, reason: BackendPoolError | None = None) -> None:
+        """End it without landing; who still waits gets `reason`."""
+        if self._land is None:
+            return
+        self._land = None
+        self._timer.cancel()
+        self.task.cancel()
+        if reason is not None:
+            self._deliver(reason)
+
+    async def gone(self, timeout: float) -> bool:
+        """Wait until the task itself has ended; False when it has not within `timeout` seconds."""
+        if not self.task.done():
+            await asyncio.wait({self.task}, timeout=timeout)
+        return self.task.done()
+
+    def _on_deadline(self) -> None:
+        self.overdue = True
+        self.task.cancel()
+        self._timer = self.loop.call_later(_GRACE, self._end, TimeoutError())
+
+    def _on_done(self, task: asyncio.Task[Answer]) -> None:
+        self._timer.cancel()
+        outcome: Outcome
+        if task.cancelled():
+            outcome = TimeoutError() if self.overdue else asyncio.CancelledError()
+        else:
+            # Asked for also when nobody cares any more, or asyncio reports it as never retrieved.
+            failure = task.exception()
+            outcome = TimeoutError() if self.overdue else failure or task.result()
+        self._end(outcome)
+
+    def _end(self, outcome: Outcome) -> None:
+        if self._land is not None:
+            land, self._land = self._land, None
+            self._deliver(land(self, outcome))
+
+    def _deliver(self, result: Snapshot | BackendPoolError) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if waiter.done():
+                continue
+            if isinstance(result, Snapshot):
+                waiter.set_result(result)
+            else:
+                waiter.set_exception(result.fresh() if isinstance(result, SourceError) else result)
+
+
+def leave_quietly(task: asyncio.Task[Any]) -> None:
+    """Let the task go without a word when its loop is closed under it.
+
+    Whoever closes a loop without closing the pool loses nothing: the task holds no answer that
+    anybody waits for, and a message at interpreter exit would only frighten.
+    """
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own switch for it

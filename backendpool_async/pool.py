@@ -1,0 +1,380 @@
+"""BackendPool: a live list, kept fresh from its source on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from backendpool_async.backend import Backend
+from backendpool_async.bulk import DEFAULT_MAX_BACKENDS, parse_backends
+from backendpool_async.constructors import Constructors
+from backendpool_async.errors import (
+    BackendPoolError,
+    EmptyAnswer,
+    SourceError,
+    SourceTimeout,
+    counted,
+    describe,
+    without_tracebacks,
+)
+from backendpool_async.flight import Flight, Outcome
+from backendpool_async.live import LiveList
+from backendpool_async.run import Run
+from backendpool_async.schedule import expiry, first_poll, next_poll, retry
+from backendpool_async.snapshot import Snapshot
+from backendpool_async.source import (
+    Answer,
+    ClosableSource,
+    Source,
+    SourceFunction,
+    as_source,
+    checked,
+    name_of,
+)
+from backendpool_async.sources.static import StaticSource
+
+logger = logging.getLogger("backendpool_async")
+
+
+class BackendPool(LiveList, Constructors):
+    """The live list of a service's backends, readable at any time from any task or thread.
+
+    `source` is a coroutine function or an object with ``async def fetch()`` (see `Source`); the
+    class methods make pools of a fixed list, the environment, a file or a DNS name. Every one of
+    them takes the keywords of this constructor:
+
+    * `poll_interval`: seconds between two refreshes, jitter 10 % either way.
+    * `timeout`: seconds after which one fetch is given up.
+    * `empty_after`: the negative answer of a row that is believed; 1 at once, None never.
+    * `max_backends`: an answer with more entries is refused.
+    * `initial`: served until the first answer; with it `start()` does not raise.
+
+    Whatever fails, the latest good list goes on being served, and `snapshot.error` says why it
+    is not newer. Raises TypeError for what is no source, ValueError for a keyword out of range,
+    `InvalidBackend` for a bad entry of `initial`.
+
+    >>> import asyncio
+    >>> async def backends() -> list[str]:
+    ...     return ["10.0.0.1:8080"]
+    >>> async def main() -> None:
+    ...     async with BackendPool(backends, poll_interval=10) as pool:
+    ...         print(pool.backends())
+    >>> asyncio.run(main())
+    (Backend('10.0.0.1:8080'),)
+    """
+
+    __slots__ = (
+        "_empty_after",
+        "_failures",
+        "_flight",
+        "_poll_interval",
+        "_run",
+        "_source",
+        "_stubborn",
+        "_timeout",
+    )
+
+    def __init__(
+        self,
+        source: Source | SourceFunction,
+        *,
+        poll_interval: float = 30.0,
+        timeout: float = 5.0,
+        empty_after: int | None = 3,
+        max_backends: int = DEFAULT_MAX_BACKENDS,
+        initial: Iterable[str] = (),
+    ) -> None:
+        self._poll_interval = _seconds("poll_interval", poll_interval)
+        self._timeout = _seconds("timeout", timeout)
+        self._empty_after = None if empty_after is None else _count("empty_after", empty_after)
+        _count("max_backends", max_backends)
+        self._source = as_source(source)
+        self._failures = 0
+        self._run: Run | None = None
+        self._flight: Flight | None = None
+        self._stubborn: asyncio.Task[Answer] | None = None
+        if isinstance(self._source, StaticSource):
+            initial = self._source.entries
+        super().__init__(name_of(self._source), parse_backends(initial, max_backends), max_backends)
+
+    async def start(self, *, required: bool = True) -> None:
+        """Refresh once, then keep the list fresh in the background until `aclose()`.
+
+        Nothing happens when it is running already, or for a fixed list. When the first refresh
+        fails and there is nothing to serve, raises what `refresh()` raises and leaves nothing
+        running; with ``required=False`` it goes on trying instead. Raises `PoolClosed` when the
+        pool is closed meanwhile, RuntimeError when it is running on another event loop.
+
+        A pool can be started again after `aclose()`, on any event loop.
+        """
+        self._closed = False
+        if isinstance(self._source, StaticSource):
+            return
+        run = await self._started()
+        run.starters += 1
+        run.wanted = run.wanted or not required
+        try:
+            error = await asyncio.shield(run.first)
+        except asyncio.CancelledError:
+            if run.starters == 1 and not run.first.done():
+                await run.stop()
+            raise
+        finally:
+            run.starters -= 1
+        if isinstance(error, SourceError) and (not required or self._snapshot.backends):
+            return
+        if error is not None:
+            if run.starters == 0 and not run.wanted:
+                await run.stop()
+            raise error.fresh() if isinstance(error, SourceError) else error
+
+    async def refresh(self) -> Snapshot:
+        """Ask the source now and return the snapshot that came of it; works without `start()`.
+
+        A refresh that is under way is joined. Raises a `SourceError` when the source failed
+        (`SourceTimeout`, `EmptyAnswer`), after which the list is what it was, and `PoolClosed`
+        when the pool is closed meanwhile. A fixed list has nothing to ask.
+
+        >>> import asyncio
+        >>> pool = BackendPool.env_prefix("NOT_SET")
+        >>> try:
+        ...     asyncio.run(pool.refresh())
+        ... except EmptyAnswer as error:
+        ...     print(error)
+        env:NOT_SET: no variable NOT_SET_0 (negative answer 1 of 3); there is nothing to serve
+        """
+        if isinstance(self._source, StaticSource):
+            return self._snapshot
+        try:
+            return await self._asked()
+        finally:
+            if self._run is None and (self._flight is None or self._flight.ended):
+                await self._release()
+
+    async def aclose(self) -> None:
+        """Stop refreshing; whoever waits for the pool gets `PoolClosed`, and `watch()` ends.
+
+        The list stays readable. Returns when the background task has ended and the source has
+        released what it held; a source that swallows its cancellation is given up after
+        `timeout`. Closing twice, or a pool that was never started, does no harm.
+        """
+        self._close()
+        run = self._current_run()
+        closed = self._closed_error()
+        if self._flight is not None:
+            self._flight.cancel(closed)
+        if run is not None:
+            if not run.first.done():
+                run.first.set_result(closed)
+            await run.stop()
+        elif self._flight is not None:
+            await self._release()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        snapshot = self._snapshot
+        age = "" if snapshot.age is None else f", {snapshot.age:.1f} s old"
+        failing = ", failing" if snapshot.error else ""
+        running = ", running" if self._run is not None and not self._run.is_lost else ""
+        return (
+            f"<{type(self).__name__} {self._name}: {counted(len(snapshot.backends))},"
+            f" generation {snapshot.generation}{age}{failing}{running}>"
+        )
+
+    def _current_run(self) -> Run | None:
+        loop = asyncio.get_running_loop()
+        run, flight = self._run, self._flight
+        if run is not None and run.is_lost:
+            # Its loop went away without closing the pool: nothing of it can still be awaited.
+            run = self._run = None
+        if flight is not None and flight.loop.is_closed():
+            flight = self._flight = None
+        for user in (run, flight):
+            if user is not None and user.loop is not loop:
+                raise RuntimeError(
+                    f"{self!r} is in use on another event loop; close it there first"
+                )
+        return run
+
+    async def _started(self) -> Run:
+        while (run := self._current_run()) is not None and run.stopping:
+            await asyncio.wait({run.task})
+        if run is None:
+            self._failures = 0
+            run = self._run = Run(
+                self._source, self._poll_interval, self._timeout, self._ask, self._end_run
+            )
+        return run
+
+    async def _ask(self) -> BackendPoolError | None:
+        try:
+            await self._asked()
+        except BackendPoolError as error:
+            return error
+        return None
+
+    async def _asked(self) -> Snapshot:
+        self._current_run()
+        while (flight := self._flight) is not None and flight.ended:
+            await flight.gone(self._timeout)
+            self._leave(flight)
+        if flight is None:
+            flight = self._flight = Flight(self._fetch(), self._timeout, self._pushes, self._land)
+        return await flight.wait()
+
+    async def _fetch(self) -> Answer:
+        stubborn, self._stubborn = self._stubborn, None
+        if stubborn is not None and not stubborn.done():
+            self._stubborn = stubborn
+            raise SourceTimeout(self._name, "the fetch that was given up has not ended yet")
+        return await checked(await self._source.fetch(), self._max_backends)
+
+    def _land(self, flight: Flight, outcome: Outcome) -> Snapshot | BackendPoolError:
+        self._leave(flight)
+        if isinstance(outcome, Answer):
+            if outcome.backends:
+                return self._believe(outcome.backends, outcome.ttl, flight)
+            outcome = EmptyAnswer(self._name, "an empty list")
+        if isinstance(outcome, EmptyAnswer):
+            return self._doubt(outcome, flight)
+        return self._keep(self._explained(outcome, overdue=flight.overdue))
+
+    def _leave(self, flight: Flight) -> None:
+        if self._flight is flight:
+            self._flight = None
+            if not flight.task.done():
+                self._stubborn = flight.task
+
+    def _believe(
+        self, backends: tuple[Backend, ...], ttl: float | None, flight: Flight
+    ) -> Snapshot:
+        before = self._snapshot
+        taken = self._take(backends, flight.pushes)
+        self._failures = 0
+        if taken and not backends and (before.backends or before.error):
+            logger.warning("%s: the list is empty now, as the source keeps saying", self._name)
+        elif taken and before.error is not None:
+            logger.info("%s: recovered with %s", self._name, counted(len(backends)))
+        self._plan_poll(ttl)
+        return self._snapshot
+
+    def _doubt(self, empty: EmptyAnswer, flight: Flight) -> Snapshot | EmptyAnswer:
+        if self._pushes != flight.pushes:
+            return self._believe((), None, flight)
+        self._negatives += 1
+        if self._empty_after is not None and self._negatives >= self._empty_after:
+            return self._believe((), None, flight)
+        count = (
+            f"{self._negatives} of {self._empty_after}" if self._empty_after else "never believed"
+        )
+        error = EmptyAnswer(self._name, f"{empty.reason} (negative answer {count})", self._kept())
+        error.__cause__ = empty.__cause__ and without_tracebacks(empty.__cause__)
+        self._record(error)
+        if self._snapshot.backends:
+            # No hurry to lose what is served; with nothing to serve, the wait is for a beginning.
+            self._plan_poll(None)
+        else:
+            self._plan_retry()
+        return error
+
+    def _keep(self, error: SourceError) -> SourceError:
+        self._record(error)
+        self._plan_retry()
+        return error
+
+    def _explained(self, outcome: BaseException, *, overdue: bool) -> SourceError:
+        if overdue:
+            return SourceTimeout(self._name, f"no answer within {self._timeout:g} s", self._kept())
+        if isinstance(outcome, SourceError):
+            error = type(outcome)(self._name, outcome.reason, self._kept())
+            cause = outcome.__cause__
+        else:
+            kind = SourceTimeout if isinstance(outcome, TimeoutError) else SourceError
+            error = kind(self._name, describe(outcome), self._kept())
+            cause = outcome
+        error.__cause__ = cause and without_tracebacks(cause)
+        return error
+
+    def _kept(self) -> str:
+        snapshot = self._snapshot
+        if not snapshot.backends:
+            return "there is nothing to serve"
+        age = "" if snapshot.age is None else f" of {snapshot.age:.1f} s ago"
+        return f"keeping the {counted(len(snapshot.backends))}{age}"
+
+    def _record(self, error: SourceError) -> None:
+        if self._snapshot.error is None:
+            logger.warning("%s", error)
+        self._fail(error)
+
+    def _plan_poll(self, ttl: float | None) -> None:
+        run, interval = self._run, self._poll_interval
+        if run is None:
+            return
+        if ttl is not None:
+            run.alarm.set(expiry(ttl, interval))
+        else:
+            run.alarm.set(next_poll(interval) if run.first.done() else first_poll(interval))
+
+    def _plan_retry(self) -> None:
+        self._failures += 1
+        if self._run is not None:
+            self._run.alarm.set(retry(self._failures, self._poll_interval))
+
+    async def _end_run(self) -> None:
+        await self._release()
+        self._run = None
+
+    async def _release(self) -> None:
+        flight = self._flight
+        if flight is not None:
+            flight.cancel(self._closed_error())
+            if not await flight.gone(self._timeout):
+                logger.warning(
+                    "%s: its fetch swallows cancellation; given up after %g s",
+                    self._name,
+                    self._timeout,
+                )
+            self._leave(flight)
+        if isinstance(self._source, ClosableSource):
+            await self._close_source(self._source)
+
+    async def _close_source(self, source: ClosableSource) -> None:
+        closing = asyncio.get_running_loop().create_task(source.aclose())
+        done, _ = await asyncio.wait({closing}, timeout=self._timeout)
+        if not done:
+            closing.cancel()
+            logger.warning("%s: its aclose() takes over %g s", self._name, self._timeout)
+        elif not closing.cancelled() and (error := closing.exception()) is not None:
+            logger.warning("%s: its aclose() failed: %s", self._name, describe(error))
+
+
+def _seconds(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r} is no number of seconds")
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name}={value!r} is not above 0 and finite")
+    return float(value)
+
+
+def _count(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r} is no whole number")
+    if value < 1:
+        raise ValueError(f"{name}={value!r} is not at least 1")
+    return value

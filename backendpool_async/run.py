@@ -1,0 +1,119 @@
+"""What keeps a pool fresh between `start()` and `aclose()`: one background task on one loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+
+from backendpool_async.alarm import Alarm
+from backendpool_async.errors import BackendPoolError, describe
+from backendpool_async.flight import leave_quietly
+from backendpool_async.schedule import HintLimit
+from backendpool_async.source import NotifyingSource, Source, name_of
+
+logger = logging.getLogger("backendpool_async")
+
+
+class Run:
+    """Asks when its alarm rings, until it is stopped; survives every failure of the source.
+
+    `ask` refreshes once, sets the alarm again and returns the error that came of it. `release`
+    is awaited when the task ends, also when something other than `stop` cancels it.
+    """
+
+    __slots__ = (
+        "_ask",
+        "_interval",
+        "_pid",
+        "_release",
+        "_source",
+        "_timeout",
+        "alarm",
+        "first",
+        "loop",
+        "starters",
+        "stopping",
+        "task",
+        "wanted",
+    )
+
+    def __init__(
+        self,
+        source: Source,
+        interval: float,
+        timeout: float,
+        ask: Callable[[], Awaitable[BackendPoolError | None]],
+        release: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.alarm = Alarm(self.loop)
+        self.first: asyncio.Future[BackendPoolError | None] = self.loop.create_future()
+        self.starters = 0
+        self.wanted = False
+        self.stopping = False
+        self._pid = os.getpid()
+        self._source = source
+        self._interval = interval
+        self._timeout = timeout
+        self._ask = ask
+        self._release = release
+        self.task = self.loop.create_task(self._keep_fresh())
+        leave_quietly(self.task)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its loop is closed, or belongs to the process that forked this one."""
+        return self.loop.is_closed() or self._pid != os.getpid()
+
+    async def stop(self) -> None:
+        """End the task, and return when it has released everything."""
+        if not self.stopping:
+            # A second cancel would interrupt the release that the first one began.
+            self.stopping = True
+            self.task.cancel()
+        # Not `await self.task`: that would swallow a cancellation of the caller's own.
+        await asyncio.wait({self.task})
+
+    async def _keep_fresh(self) -> None:
+        listener = None
+        try:
+            if isinstance(self._source, NotifyingSource):
+                listener = self.loop.create_task(self._listen(self._source))
+                leave_quietly(listener)
+                # It subscribes before the first fetch: what changes in between is not missed.
+                await asyncio.sleep(0)
+            while True:
+                error = await self._ask()
+                if not self.first.done():
+                    self.first.set_result(error)
+                await self.alarm.wait()
+        except asyncio.CancelledError:
+            # Not `finally`: a task that is collected with its closed loop cannot await any more.
+            self.alarm.stop()
+            if listener is not None:
+                listener.cancel()
+                await asyncio.wait({listener}, timeout=self._timeout)
+            await self._release()
+            raise
+
+    async def _listen(self, source: NotifyingSource) -> None:
+        limit = HintLimit()
+        silent = False
+        while True:
+            try:
+                await source.changed()
+            except Exception as error:
+                if not silent:
+                    silent = True
+                    logger.warning(
+                        "%s: it no longer tells of changes (%s); polling goes on",
+                        name_of(source),
+                        describe(error),
+                    )
+                await asyncio.sleep(self._interval)
+                continue
+            silent = False
+            await asyncio.sleep(limit.delay(self.loop.time()))
+            self.alarm.ring()

@@ -1,0 +1,1 @@
+"""The sources of our own, one small file each."""

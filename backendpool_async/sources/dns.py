@@ -1,0 +1,166 @@
+"""A DNS name: one backend an address."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import math
+import socket
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, Literal, TypeVar
+
+from backendpool_async.backend import Backend
+from backendpool_async.errors import EmptyAnswer, quote
+from backendpool_async.source import Answer
+from backendpool_async.sources.lookup import (
+    CaresLookup,
+    EitherLookup,
+    Family,
+    Found,
+    Lookup,
+    NameserverLookup,
+    SystemLookup,
+)
+
+logger = logging.getLogger("backendpool_async")
+
+T = TypeVar("T")
+
+FamilyName = Literal["ipv4", "ipv6", "any"]
+ResolverName = Literal["auto", "c-ares", "system"]
+
+_FAMILIES: Final[dict[str, tuple[Family, ...]]] = {
+    "ipv4": (socket.AF_INET,),
+    "ipv6": (socket.AF_INET6,),
+    "any": (socket.AF_INET, socket.AF_INET6),
+}
+_RESOLVERS: Final[dict[str, Callable[[], Lookup]]] = {
+    "auto": EitherLookup,
+    "c-ares": CaresLookup,
+    "system": SystemLookup,
+}
+
+
+class DnsSource:
+    """The A or AAAA records of a name, each with the same port; asked again after their TTL.
+
+    NXDOMAIN and NODATA are negative answers (RFC 2308); everything else that is no address
+    (SERVFAIL, REFUSED, silence) is a failure. With ``family="any"`` a family that fails keeps its
+    last good addresses while the other answers. An address instead of a name is its own answer.
+    Raises `InvalidBackend` for a bad host or port, ValueError for the other arguments.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        family: FamilyName,
+        nameservers: Sequence[str] | None,
+        resolver: ResolverName,
+        min_ttl: float,
+    ) -> None:
+        self._target = Backend(f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}")
+        self._families = _one_of("family", family, _FAMILIES)
+        self._lookup = _lookup(_one_of("resolver", resolver, _RESOLVERS), resolver, nameservers)
+        self._literal = _literal(self._target, self._families, family)
+        if not 0 <= min_ttl < math.inf:
+            raise ValueError(f"{min_ttl=} is no number of seconds")
+        self._min_ttl = min_ttl
+        self._last_good: dict[Family, Found] = {}
+        self._failing: set[Family] = set()
+
+    async def fetch(self) -> Answer:
+        if self._literal is not None:
+            return self._literal
+        if len(self._families) > 1:
+            return await self._fetch_any()
+        return self._answer([await self._ask(self._families[0])])
+
+    async def _fetch_any(self) -> Answer:
+        outcomes = await asyncio.gather(*map(self._ask, self._families), return_exceptions=True)
+        found: list[Found] = []
+        failures: dict[Family, BaseException] = {}
+        for family, outcome in zip(self._families, outcomes, strict=True):
+            if isinstance(outcome, Found):
+                self._last_good[family] = outcome
+                found.append(outcome)
+            elif isinstance(outcome, EmptyAnswer):
+                self._last_good.pop(family, None)
+            else:
+                failures[family] = outcome
+                if family in self._last_good:
+                    # Not vouched for any longer: it is asked again as soon as may be.
+                    found.append(self._last_good[family]._replace(ttl=0))
+        if failures and (len(failures) == len(self._families) or not found):
+            raise next(iter(failures.values()))
+        self._tell(failures)
+        if not found:
+            raise EmptyAnswer(str(self), "A and AAAA lookup: neither has a record")
+        return self._answer(found)
+
+    def _ask(self, family: Family) -> Coroutine[Any, Any, Found]:
+        return self._lookup.addresses(self._target.host, family)
+
+    def _answer(self, found: Sequence[Found]) -> Answer:
+        port = self._target.port
+        entries = [
+            f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+            for each in found
+            for address in each.addresses
+        ]
+        times = [each.ttl for each in found if each.ttl is not None]
+        return Answer(entries, ttl=max(min(times), self._min_ttl) if times else None)
+
+    def _tell(self, failures: Mapping[Family, BaseException]) -> None:
+        for family, failure in failures.items():
+            if family not in self._failing:
+                logger.warning("%s: one family fails, its addresses stay: %s", self, failure)
+        self._failing = set(failures)
+
+    async def aclose(self) -> None:
+        """Give back the resolver."""
+        await self._lookup.aclose()
+
+    def __str__(self) -> str:
+        return f"dns://{self._target}"
+
+
+def _one_of(name: str, value: str, choices: Mapping[str, T]) -> T:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is none of {', '.join(choices)}")
+    return choices[value]
+
+
+def _lookup(make: Callable[[], Lookup], resolver: str, nameservers: Sequence[str] | None) -> Lookup:
+    if nameservers is None:
+        return make()
+    if resolver == "system":
+        raise ValueError("nameservers are asked by c-ares: the system's resolver has its own")
+    if isinstance(nameservers, str) or not nameservers:
+        raise ValueError(f"{nameservers=} is no list of 'address' or 'address:port'")
+    return NameserverLookup([_nameserver(text) for text in nameservers])
+
+
+def _nameserver(text: str) -> str:
+    address = f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text
+    with_port = (
+        address if address.rpartition(":")[2].isdigit() and ":" in address else f"{address}:53"
+    )
+    try:
+        server = Backend(with_port)
+        ipaddress.ip_address(server.host.partition("%")[0])
+    except ValueError:
+        raise ValueError(f"nameserver {quote(text)} is no 'address' or 'address:port'") from None
+    return server
+
+
+def _literal(target: Backend, families: Sequence[Family], family: str) -> Answer | None:
+    try:
+        version = ipaddress.ip_address(target.host.partition("%")[0]).version
+    except ValueError:
+        return None
+    if (socket.AF_INET if version == 4 else socket.AF_INET6) not in families:
+        raise ValueError(f"{target.host} is an IPv{version} address, but {family=}")
+    return Answer([target])
