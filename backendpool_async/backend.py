@@ -202,5 +202,8 @@ def _what_is_wrong_with_host(host: str) -> str:
     if any(label[0] == "-" or label[-1] == "-" for label in labels):
         return "a label of the host begins or ends with '-'"
     if labels[-1].isdigit():
-        return "a host that ends in a number is an IPv4 address: four numbers from 0 to 255 without leading zeros"
+        return (
+            "a host that ends in a number is an IPv4 address:"
+            " four numbers from 0 to 255 without leading zeros"
+        )
     return "the host has a character other than letters, digits, '-', '_' and '.'"

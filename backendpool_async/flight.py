@@ -20,8 +20,8 @@ Landing = Callable[["Flight", Outcome], Snapshot | BackendPoolError]
 class Flight:
     """Runs one fetch to its end or its deadline; every waiter gets what `land` makes of it.
 
-    The outcome is the answer, or the exception; with `overdue` that of the deadline. A flight without
-    waiters is cancelled and never lands. After the deadline, or after `cancel`, a fetch that
+    The outcome is the answer or the exception; with `overdue`, that of the deadline. A flight
+    without waiters is cancelled and never lands. After the deadline, or after `cancel`, a fetch that
     swallows its cancellation is left behind: `task` is then not done although `ended` is.
     """
 

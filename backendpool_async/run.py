@@ -104,7 +104,7 @@ class Run:
         while True:
             try:
                 await source.changed()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever a source raises, the pool lives
                 if not silent:
                     silent = True
                     logger.warning(

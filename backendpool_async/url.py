@@ -9,7 +9,6 @@ from urllib.parse import parse_qsl, unquote
 from backendpool_async.backend import Backend
 from backendpool_async.errors import InvalidBackend, quote
 
-
 Keywords = dict[str, Callable[[str], Any]]
 
 

@@ -116,13 +116,14 @@ class SystemLookup:
 
     async def addresses(self, name: str, family: Family) -> Found:
         if self._pending >= _SYSTEM_LOOKUPS_AT_ONCE:
-            raise SourceError(name, "the system's resolver has not returned from earlier lookups")
+            raise SourceError(name, "the system's resolver is still busy with earlier lookups")
         try:
             infos = await in_thread(lambda: self._getaddrinfo(name, family))
         except socket.gaierror as error:
             negative = error.errno in _SYSTEM_NEGATIVE
             kind = EmptyAnswer if negative else SourceError
-            raise kind(name, f"{_RECORD[family]} lookup by the system: {error.strerror}") from error
+            asked = f"{_RECORD[family]} lookup by the system"
+            raise kind(name, f"{asked}: {error.strerror}") from error
         return _found([str(info[4][0]) for info in infos], (), name, family)
 
     async def aclose(self) -> None:
