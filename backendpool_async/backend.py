@@ -132,7 +132,9 @@ def _restore(text: str, weight: int) -> Backend:
 def _canonical(text: object) -> str:
     if not isinstance(text, str):
         raise InvalidBackend(text, f"not a string but {type(text).__name__}")
-    lowered = str(text).lower() if text.isascii() else text
+    # A subclass may have changed every method (and `str()` of an enum's member is its name).
+    text = str.__str__(text)
+    lowered = text.lower() if text.isascii() else text
     if _is_canonical(lowered):
         return lowered
     if text.startswith("[") and (end := text.find("]:")) > 0 and _is_port(text[end + 2 :]):

@@ -31,10 +31,14 @@ def quote(text: object) -> str:
 def describe(error: BaseException) -> str:
     """Return an exception on one short line: its type, and its message escaped as by `quote`.
 
+    What this library raised is escaped already, and speaks for itself.
+
     >>> describe(OSError("no such\\nhost"))
     "OSError: 'no such\\\\nhost'"
     """
     text = str(error)
+    if isinstance(error, BackendPoolError):
+        return text
     return f"{type(error).__name__}: {quote(text)}" if text else type(error).__name__
 
 

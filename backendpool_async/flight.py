@@ -21,8 +21,8 @@ class Flight:
     """Runs one fetch to its end or its deadline; every waiter gets what `land` makes of it.
 
     The outcome is the answer or the exception; with `overdue`, that of the deadline. A flight
-    without waiters is cancelled and never lands. After the deadline, or after `cancel`, a fetch that
-    swallows its cancellation is left behind: `task` is then not done although `ended` is.
+    without waiters is cancelled and never lands. After the deadline, or after `cancel`, a fetch
+    that swallows its cancellation is left behind: `task` is then not done although `ended` is.
     """
 
     __slots__ = ("_land", "_timer", "_waiters", "loop", "overdue", "pushes", "task")
@@ -51,11 +51,12 @@ class Flight:
         self._waiters.append(waiter)
         try:
             return await waiter
-        finally:
+        except asyncio.CancelledError:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
                 if not self._waiters:
                     self.cancel()
+            raise
 
     def cancel(self, reason: BackendPoolError | None = None) -> None:
         """End it without landing; who still waits gets `reason`."""

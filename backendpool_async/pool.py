@@ -150,10 +150,13 @@ class BackendPool(LiveList, Constructors):
         if isinstance(self._source, StaticSource):
             return self._snapshot
         try:
-            return await self._asked()
-        finally:
-            if self._run is None and (self._flight is None or self._flight.ended):
-                await self._release()
+            snapshot = await self._asked()
+        except (Exception, asyncio.CancelledError):
+            # Not `finally`: a task that is collected with its closed loop cannot await any more.
+            await self._release_unless_running()
+            raise
+        await self._release_unless_running()
+        return snapshot
 
     async def aclose(self) -> None:
         """Stop refreshing; whoever waits for the pool gets `PoolClosed`, and `watch()` ends.
@@ -339,6 +342,10 @@ class BackendPool(LiveList, Constructors):
     async def _end_run(self) -> None:
         await self._release()
         self._run = None
+
+    async def _release_unless_running(self) -> None:
+        if self._run is None and (self._flight is None or self._flight.ended):
+            await self._release()
 
     async def _release(self) -> None:
         flight = self._flight

@@ -91,6 +91,7 @@ class Run:
                 await self.alarm.wait()
         except asyncio.CancelledError:
             # Not `finally`: a task that is collected with its closed loop cannot await any more.
+            self.stopping = True
             self.alarm.stop()
             if listener is not None:
                 listener.cancel()
@@ -101,7 +102,8 @@ class Run:
     async def _listen(self, source: NotifyingSource) -> None:
         limit = HintLimit()
         silent = False
-        while True:
+        # A source may swallow the cancellation; it is then asked no more when it comes back.
+        while not self.stopping:
             try:
                 await source.changed()
             except Exception as error:  # noqa: BLE001 - whatever a source raises, the pool lives

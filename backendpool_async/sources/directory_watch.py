@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import defaultdict
 from typing import Final
@@ -58,15 +59,19 @@ class DirectoryWatch:
     async def _follow(self) -> bool:
         """Watch what has to be watched now; whether any of it is new."""
         self._names = await in_thread(lambda: places_on_the_way(self._path))
-        known = {watch.path for watch in self._inotify.watches}
         for directory in self._watches.keys() - self._names.keys():
-            watch = self._watches.pop(directory)
-            if watch.path in known:
-                self._inotify.rm_watch(watch)
-        new = [name for name in self._names if name not in self._watches]
+            self._forget(self._watches.pop(directory))
+        new = self._names.keys() - self._watches.keys()
         for directory in new:
-            self._watches[directory] = self._inotify.add_watch(directory, _MASK)
+            # One that went away since a moment ago is no failure: the way is looked at again.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                self._watches[directory] = self._inotify.add_watch(directory, _MASK)
         return bool(new)
+
+    def _forget(self, watch: asyncinotify.Watch) -> None:
+        # The kernel may have done so by itself, because the directory was removed.
+        with contextlib.suppress(OSError):
+            self._inotify.rm_watch(watch)
 
     def _concerns(self, event: asyncinotify.Event) -> bool:
         watch = event.watch
@@ -76,7 +81,9 @@ class DirectoryWatch:
         directory = str(watch.path)
         if event.name is None:
             # The directory itself went away; a new one under its name is another directory.
-            self._watches.pop(directory, None)
+            if self._watches.get(directory) is not watch:
+                return False
+            self._forget(self._watches.pop(directory))
             return True
         return str(event.name) in self._names.get(directory, ())
 
@@ -87,26 +94,37 @@ def places_on_the_way(path: str) -> Places:
     These are the file itself and every symbolic link on the way, as far as the way exists.
     """
     places: Places = defaultdict(set)
-    target = os.path.abspath(path)
-    for _ in range(_MOST_LINKS):
-        for step in _steps(target):
-            is_link = os.path.islink(step)
-            if is_link or step == target or not os.path.lexists(step):
-                directory, name = os.path.split(step)
-                places[directory].add(name)
-                break
-        if not is_link:
+    at, links = os.sep, 0
+    # The next name is the last. Links are followed one by one: a ".." leads up from where one led.
+    ahead = _names(path if os.path.isabs(path) else os.path.join(os.getcwd(), path))
+    while ahead and links <= _MOST_LINKS:
+        name = ahead.pop()
+        step = os.path.join(at, name)
+        if name == os.pardir:
+            at = os.path.dirname(at)
+        elif (target := _target(step)) is not None:
+            places[at].add(name)
+            links += 1
+            at = os.sep if os.path.isabs(target) else at
+            ahead += _names(target)
+        elif ahead and os.path.isdir(step):
+            at = step
+        else:
+            # The file itself, or where the way ends for now.
+            places[at].add(name)
             break
-        rest = target[len(step) :].lstrip(os.sep)
-        target = os.path.normpath(os.path.join(directory, os.readlink(step), rest))
     return dict(places)
 
 
-def _steps(path: str) -> list[str]:
-    steps = [path]
-    while (parent := os.path.dirname(steps[-1])) != steps[-1]:
-        steps.append(parent)
-    return steps[-2::-1]
+def _names(path: str) -> list[str]:
+    return [name for name in reversed(path.split(os.sep)) if name not in {"", os.curdir}]
+
+
+def _target(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
 
 
 if asyncinotify is not None:  # pragma: no branch - see above

@@ -94,21 +94,28 @@ class _Read(NamedTuple):
 
 
 def _read(path: str) -> _Read:
-    # Without O_NONBLOCK, opening a FIFO waits for a writer.
+    # Asked before it is opened: a socket cannot be, and a FIFO's writer would notice.
+    _require_regular(os.stat(path))
+    # It may be another one by now, and without O_NONBLOCK opening a FIFO waits for a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
     descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
-    with open(descriptor, "rb", buffering=0) as file:
+    # Buffered, because it reads on to the end: some file systems answer one read with a part.
+    with open(descriptor, "rb") as file:
         before = os.fstat(descriptor)
-        kind = stat.S_IFMT(before.st_mode)
-        if kind != stat.S_IFREG:
-            raise OSError(f"it is {_KINDS.get(kind, 'something else')}, not a regular file")
+        _require_regular(before)
         # One byte more than allowed: some file systems say 0 for the size.
-        content = b"" if before.st_size > _MAX_BYTES else file.read(_MAX_BYTES + 1) or b""
+        content = b"" if before.st_size > _MAX_BYTES else file.read(_MAX_BYTES + 1)
         if max(before.st_size, len(content)) > _MAX_BYTES:
             raise OSError(f"it is larger than {_MAX_BYTES} bytes")
         after = os.fstat(descriptor)
     untouched = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
-    return _Read(content, untouched and (not content or content.endswith(b"\n")))
+    return _Read(content, untouched and content.endswith(b"\n"))
+
+
+def _require_regular(status: os.stat_result) -> None:
+    kind = stat.S_IFMT(status.st_mode)
+    if kind != stat.S_IFREG:
+        raise OSError(f"it is {_KINDS.get(kind, 'something else')}, not a regular file")
 
 
 def _parse(
@@ -122,8 +129,8 @@ def _parse(
     while position < len(content):
         newline = content.find(b"\n", position + _CHUNK_BYTES)
         end = len(content) if newline < 0 else newline + 1
-        if end - position > _LONGEST_LINE + _CHUNK_BYTES:
-            raise ValueError(f"a line after line {number - 1} of {quote(path)} is over 64 KiB long")
+        if end - position > _LONGEST_LINE:
+            _refuse_overlong_line(content[position:end], number, path)
         try:
             lines = content[position:end].decode().split("\n")
         except UnicodeDecodeError as error:
@@ -136,6 +143,14 @@ def _parse(
         number += len(lines)
         time.sleep(0)
     return collector.backends()
+
+
+def _refuse_overlong_line(lines: bytes, first: int, path: str) -> None:
+    # Only the last line can be: the others end within the first 16 KiB.
+    before, _, last = lines.removesuffix(b"\n").rpartition(b"\n")
+    if len(last) > _LONGEST_LINE:
+        line = first + (before.count(b"\n") + 1 if len(last) < len(lines) - 1 else 0)
+        raise ValueError(f"line {line} of {quote(path)} is over 64 KiB long")
 
 
 def _by_text(known: tuple[Backend, ...]) -> dict[str, Backend]:

@@ -65,7 +65,7 @@ class CaresLookup:
             result = await self._joined().lookup(
                 lambda resolver: resolver.getaddrinfo(name, family=family)
             )
-        except aiodns.error.DNSError as error:
+        except (aiodns.error.DNSError, pycares.AresError) as error:
             raise _explained(error, name, family) from error
         times = [node.ttl for node in result.nodes] + [alias.ttl for alias in result.cnames]
         found = [node.addr[0].decode() for node in result.nodes if node.family == family]
@@ -95,7 +95,7 @@ class NameserverLookup(CaresLookup):
             result = await self._joined().lookup(
                 lambda resolver: resolver.query_dns(name, _RECORD[family])
             )
-        except aiodns.error.DNSError as error:
+        except (aiodns.error.DNSError, pycares.AresError) as error:
             raise _explained(error, name, family) from error
         # The aliases on the way stand in the answer too, and one that ends early ends it all.
         times = [record.ttl for record in result.answer]
@@ -109,7 +109,7 @@ class NameserverLookup(CaresLookup):
 
 
 class SystemLookup:
-    """Asks the system's own resolver, in a few threads: all that NSS knows, but no times to live."""
+    """Asks the system's own resolver, in a few threads: all that NSS knows, but no TTLs."""
 
     def __init__(self) -> None:
         self._pending = 0
@@ -119,8 +119,8 @@ class SystemLookup:
             raise SourceError(name, "the system's resolver is still busy with earlier lookups")
         try:
             infos = await in_thread(lambda: self._getaddrinfo(name, family))
-        except socket.gaierror as error:
-            negative = error.errno in _SYSTEM_NEGATIVE
+        except OSError as error:
+            negative = isinstance(error, socket.gaierror) and error.errno in _SYSTEM_NEGATIVE
             kind = EmptyAnswer if negative else SourceError
             asked = f"{_RECORD[family]} lookup by the system"
             raise kind(name, f"{asked}: {error.strerror}") from error
@@ -174,7 +174,8 @@ def _packed(address: str, family: Family) -> bytes:
     return socket.inet_pton(family, address.partition("%")[0])
 
 
-def _explained(error: aiodns.error.DNSError, name: str, family: Family) -> SourceError:
+def _explained(error: Exception, name: str, family: Family) -> SourceError:
+    # No resolver could be made at all when it is no DNSError: its argument is no code.
     code = error.args[0]
     asked = f"{_RECORD[family]} lookup"
     if code in _NEGATIVE:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar, cast
-from weakref import WeakValueDictionary
+from typing import Any, Final, TypeVar, cast
+from weakref import WeakSet, WeakValueDictionary
 
 import aiodns
+import pycares
 
 T = TypeVar("T")
 
@@ -76,7 +78,7 @@ class ResolverHub:
     async def _lend(self) -> _Lent:
         now = self.loop.time()
         lent = self._current
-        if lent is not None and now < lent.until:
+        if lent is not None and now < lent.until and not lent.is_inherited:
             lent.users += 1
             return lent
         fresh = self._current = _Lent(self._nameservers, now + _SHARED_FOR, self.loop)
@@ -93,21 +95,30 @@ class _Lent:
         self.until = until
         self.users = 0
         self._retired = False
+        self._pid = os.getpid()
         self.resolver = aiodns.DNSResolver(
             nameservers=nameservers or None,
             timeout=_QUERY_TIMEOUT,
             tries=_TRIES,
             loop=cast(asyncio.AbstractEventLoop, _LoopThatMayClose(loop)),
         )
+        _open.add(self)
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it belongs to the process that forked this one."""
+        return self._pid != os.getpid()
 
     async def retire(self) -> None:
         self._retired = True
-        if self.users == 0:
-            await self.resolver.close()
+        await self._close_when_idle()
 
     async def give_back(self) -> None:
         self.users -= 1
-        if self.users == 0 and self._retired:
+        await self._close_when_idle()
+
+    async def _close_when_idle(self) -> None:
+        if self._retired and self.users == 0 and not self.is_inherited:
             await self.resolver.close()
 
 
@@ -144,3 +155,20 @@ class _LoopThatMayClose:
 # By value weakly: a hub that nobody gave back goes with its last user, and its loop with it.
 _hubs: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, Nameservers], ResolverHub]
 _hubs = WeakValueDictionary()
+
+_open: WeakSet[_Lent] = WeakSet()
+_inherited: list[_Lent] = []
+
+
+def _after_fork_in_child() -> None:  # pragma: no cover - a test forks, in a process of its own
+    # A fork copies no threads. A resolver of the parent's would wait for its own for ever, also
+    # to be destroyed: it is kept as it is. And pycares destroys ours in one thread of its own,
+    # which it believes to be running still.
+    _inherited.extend(_open)
+    _open.clear()
+    with contextlib.suppress(AttributeError):
+        pycares._shutdown_manager = cast(Any, type(pycares._shutdown_manager))()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)
