@@ -115,6 +115,8 @@ class BackendPool(LiveList, Constructors):
         if isinstance(self._source, StaticSource):
             return
         run = await self._started()
+        if run.first.done() and run.starters == 0:
+            return
         run.starters += 1
         run.wanted = run.wanted or not required
         try:
