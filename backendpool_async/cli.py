@@ -17,7 +17,14 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from backendpool_async import BackendPool, BackendPoolError, Snapshot, SourceError, __version__
+from backendpool_async import (
+    Backend,
+    BackendPool,
+    BackendPoolError,
+    Snapshot,
+    SourceError,
+    __version__,
+)
 from backendpool_async.errors import counted
 
 _FAILED: Final = 1
@@ -214,7 +221,7 @@ class _Report:
         _print_lines([json.dumps(line)])
 
 
-def _difference(before: Snapshot, after: Snapshot) -> tuple[list[str], list[str]]:
+def _difference(before: Snapshot, after: Snapshot) -> tuple[list[Backend], list[Backend]]:
     """Return the addresses that came, and those that went."""
     held, holds = set(before.backends), set(after.backends)
     added = [backend for backend in after.backends if backend not in held]

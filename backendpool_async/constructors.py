@@ -11,7 +11,6 @@ from backendpool_async.sources.dns import DnsSource, FamilyName, ResolverName
 from backendpool_async.sources.environment import EnvironmentSource
 from backendpool_async.sources.file import FileSource
 from backendpool_async.sources.static import StaticSource
-from backendpool_async.sources.watched_file import WatchedFileSource
 from backendpool_async.url import parse_url
 
 
@@ -73,7 +72,7 @@ class Constructors:
         >>> pool = BackendPool.file("backends.txt", poll_interval=30)
         """
         limit = options.get("max_backends", DEFAULT_MAX_BACKENDS)
-        make = WatchedFileSource if watch else FileSource
+        make = _watched_file_source() if watch else FileSource
         return cls(make(path, max_entries=limit), **options)
 
     @classmethod
@@ -121,3 +120,13 @@ class Constructors:
         parsed = parse_url(url)
         make = {"static": cls.static, "env": cls.env_prefix, "file": cls.file, "dns": cls.dns}
         return make[parsed.scheme](*parsed.arguments, **parsed.options)  # type: ignore[operator,no-any-return]  # parse_url checked them
+
+
+def _watched_file_source() -> type[FileSource]:
+    try:
+        from backendpool_async.sources.watched_file import WatchedFileSource
+    except ImportError as error:
+        raise ImportError(
+            "watch=True needs asyncinotify (Linux): pip install 'backendpool-async[watch]'"
+        ) from error
+    return WatchedFileSource

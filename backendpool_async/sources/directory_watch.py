@@ -8,16 +8,21 @@ import os
 from collections import defaultdict
 from typing import Final
 
+import asyncinotify
+
 from backendpool_async.threads import in_thread
 
-try:
-    import asyncinotify
-except (
-    ImportError
-):  # pragma: no cover - the suite runs with the extra, one test without in a process
-    asyncinotify = None  # type: ignore[assignment]  # said in so many words by `require`
-
 _MOST_LINKS: Final = 40
+_MASK = (
+    asyncinotify.Mask.CLOSE_WRITE
+    | asyncinotify.Mask.MOVED_TO
+    | asyncinotify.Mask.MOVED_FROM
+    | asyncinotify.Mask.CREATE
+    | asyncinotify.Mask.DELETE
+    | asyncinotify.Mask.DELETE_SELF
+    | asyncinotify.Mask.MOVE_SELF
+    | asyncinotify.Mask.ONLYDIR
+)
 
 Places = dict[str, set[str]]
 
@@ -35,14 +40,6 @@ class DirectoryWatch:
         self._watches: dict[str, asyncinotify.Watch] = {}
         self._names: Places = {}
 
-    @staticmethod
-    def require() -> None:
-        """Raise ImportError when the library behind it is not installed."""
-        if asyncinotify is None:
-            raise ImportError(
-                "watch=True needs asyncinotify (Linux): pip install 'backendpool-async[watch]'"
-            )
-
     async def changed(self) -> None:
         """Return at the next change, and at once when a directory was not watched so far."""
         if await self._follow():
@@ -52,9 +49,10 @@ class DirectoryWatch:
             if self._concerns(event):
                 return
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stop watching."""
-        self._inotify.close()
+        # In a thread: the kernel takes some 8 ms to take an inotify instance down.
+        await in_thread(self._inotify.close)
 
     async def _follow(self) -> bool:
         """Watch what has to be watched now; whether any of it is new."""
@@ -125,16 +123,3 @@ def _target(path: str) -> str | None:
         return os.readlink(path)
     except OSError:
         return None
-
-
-if asyncinotify is not None:  # pragma: no branch - see above
-    _MASK = (
-        asyncinotify.Mask.CLOSE_WRITE
-        | asyncinotify.Mask.MOVED_TO
-        | asyncinotify.Mask.MOVED_FROM
-        | asyncinotify.Mask.CREATE
-        | asyncinotify.Mask.DELETE
-        | asyncinotify.Mask.DELETE_SELF
-        | asyncinotify.Mask.MOVE_SELF
-        | asyncinotify.Mask.ONLYDIR
-    )

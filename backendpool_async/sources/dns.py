@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from backendpool_async.backend import Backend
-from backendpool_async.errors import EmptyAnswer, quote
+from backendpool_async.errors import EmptyAnswer, InvalidBackend, quote
 from backendpool_async.source import Answer
 from backendpool_async.sources.lookup import (
     CaresLookup,
@@ -61,7 +61,7 @@ class DnsSource:
         resolver: ResolverName,
         min_ttl: float,
     ) -> None:
-        self._target = Backend(f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}")
+        self._target = _target(host, port)
         self._families = _one_of("family", family, _FAMILIES)
         self._lookup = _lookup(_one_of("resolver", resolver, _RESOLVERS), resolver, nameservers)
         self._literal = _literal(self._target, self._families, family)
@@ -127,6 +127,12 @@ class DnsSource:
         return f"dns://{self._target}"
 
 
+def _target(host: str, port: int) -> Backend:
+    if not isinstance(host, str):
+        raise InvalidBackend(host, f"a host is a str, not {type(host).__name__}")
+    return Backend(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+
 def _one_of(name: str, value: str, choices: Mapping[str, T]) -> T:
     if value not in choices:
         raise ValueError(f"{name}={value!r} is none of {', '.join(choices)}")
@@ -140,7 +146,7 @@ def _lookup(make: Callable[[], Lookup], resolver: str, nameservers: Sequence[str
         raise ValueError("nameservers are asked by c-ares: the system's resolver has its own")
     if isinstance(nameservers, str) or not nameservers:
         raise ValueError(f"{nameservers=} is no list of 'address' or 'address:port'")
-    return NameserverLookup([_nameserver(text) for text in nameservers])
+    return NameserverLookup([_nameserver(str(text)) for text in nameservers])
 
 
 def _nameserver(text: str) -> str:

@@ -147,9 +147,9 @@ def _parse(
 
 def _refuse_overlong_line(lines: bytes, first: int, path: str) -> None:
     # Only the last line can be: the others end within the first 16 KiB.
-    before, _, last = lines.removesuffix(b"\n").rpartition(b"\n")
-    if len(last) > _LONGEST_LINE:
-        line = first + (before.count(b"\n") + 1 if len(last) < len(lines) - 1 else 0)
+    lines = lines.removesuffix(b"\n")
+    if len(lines) - (lines.rfind(b"\n") + 1) > _LONGEST_LINE:
+        line = first + lines.count(b"\n")
         raise ValueError(f"line {line} of {quote(path)} is over 64 KiB long")
 
 

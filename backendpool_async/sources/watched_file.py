@@ -14,13 +14,11 @@ class WatchedFileSource(FileSource):
 
     The directory is watched, and that of every symbolic link on the way: a file that is replaced
     (written anew, renamed over, a ConfigMap's link swapped) is another file under the same name.
-    Where the file system tells of nothing (NFS), polling goes on alone. Needs the extra
-    ``watch``; raises ImportError without it.
+    Where the file system tells of nothing (NFS), polling goes on alone.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_entries: int) -> None:
         super().__init__(path, max_entries=max_entries)
-        DirectoryWatch.require()
         self._watch: DirectoryWatch | None = None
 
     async def changed(self) -> None:
@@ -36,4 +34,4 @@ class WatchedFileSource(FileSource):
         """Stop watching."""
         watch, self._watch = self._watch, None
         if watch is not None:
-            watch.close()
+            await watch.close()
