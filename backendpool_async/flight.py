@@ -30,15 +30,15 @@ class Flight:
     def __init__(
         self, fetch: Coroutine[Any, Any, Answer], timeout: float, pushes: int, land: Landing
     ) -> None:
-        self.loop = loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._land: Landing | None = land
         self._waiters: list[asyncio.Future[Snapshot]] = []
-        self.overdue = False
-        self.pushes = pushes
-        self.task = task = loop.create_task(fetch)
-        leave_quietly(task)
-        self._timer = loop.call_later(timeout, self._on_deadline)
-        task.add_done_callback(self._on_done)
+        self.overdue: bool = False
+        self.pushes: int = pushes
+        self.task: asyncio.Task[Answer] = self.loop.create_task(fetch)
+        leave_quietly(self.task)
+        self._timer = self.loop.call_later(timeout, self._on_deadline)
+        self.task.add_done_callback(self._on_done)
 
     @property
     def ended(self) -> bool:

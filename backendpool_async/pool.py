@@ -37,7 +37,7 @@ from backendpool_async.source import (
 )
 from backendpool_async.sources.static import StaticSource
 
-logger = logging.getLogger("backendpool_async")
+_logger = logging.getLogger("backendpool_async")
 
 
 class BackendPool(LiveList, Constructors):
@@ -272,9 +272,9 @@ class BackendPool(LiveList, Constructors):
         taken = self._take(backends, flight.pushes)
         self._failures = 0
         if taken and not backends and (before.backends or before.error):
-            logger.warning("%s: the list is empty now, as the source keeps saying", self._name)
+            _logger.warning("%s: the list is empty now, as the source keeps saying", self._name)
         elif taken and before.error is not None:
-            logger.info("%s: recovered with %s", self._name, counted(len(backends)))
+            _logger.info("%s: recovered with %s", self._name, counted(len(backends)))
         self._plan_poll(ttl)
         return self._snapshot
 
@@ -324,7 +324,7 @@ class BackendPool(LiveList, Constructors):
 
     def _record(self, error: SourceError) -> None:
         if self._snapshot.error is None:
-            logger.warning("%s", error)
+            _logger.warning("%s", error)
         self._fail(error)
 
     def _plan_poll(self, ttl: float | None) -> None:
@@ -354,7 +354,7 @@ class BackendPool(LiveList, Constructors):
         if flight is not None:
             flight.cancel(self._closed_error())
             if not await flight.gone(self._timeout):
-                logger.warning(
+                _logger.warning(
                     "%s: its fetch swallows cancellation; given up after %g s",
                     self._name,
                     self._timeout,
@@ -368,9 +368,9 @@ class BackendPool(LiveList, Constructors):
         done, _ = await asyncio.wait({closing}, timeout=self._timeout)
         if not done:
             closing.cancel()
-            logger.warning("%s: its aclose() takes over %g s", self._name, self._timeout)
+            _logger.warning("%s: its aclose() takes over %g s", self._name, self._timeout)
         elif not closing.cancelled() and (error := closing.exception()) is not None:
-            logger.warning("%s: its aclose() failed: %s", self._name, describe(error))
+            _logger.warning("%s: its aclose() failed: %s", self._name, describe(error))
 
 
 def _seconds(name: str, value: float) -> float:

@@ -13,7 +13,7 @@ from backendpool_async.flight import leave_quietly
 from backendpool_async.schedule import HintLimit
 from backendpool_async.source import NotifyingSource, Source, name_of
 
-logger = logging.getLogger("backendpool_async")
+_logger = logging.getLogger("backendpool_async")
 
 
 class Run:
@@ -47,19 +47,19 @@ class Run:
         ask: Callable[[], Awaitable[BackendPoolError | None]],
         release: Callable[[], Awaitable[None]],
     ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.alarm = Alarm(self.loop)
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.alarm: Alarm = Alarm(self.loop)
         self.first: asyncio.Future[BackendPoolError | None] = self.loop.create_future()
-        self.starters = 0
-        self.wanted = False
-        self.stopping = False
+        self.starters: int = 0
+        self.wanted: bool = False
+        self.stopping: bool = False
         self._pid = os.getpid()
         self._source = source
         self._interval = interval
         self._timeout = timeout
         self._ask = ask
         self._release = release
-        self.task = self.loop.create_task(self._keep_fresh())
+        self.task: asyncio.Task[None] = self.loop.create_task(self._keep_fresh())
         leave_quietly(self.task)
 
     @property
@@ -109,7 +109,7 @@ class Run:
             except Exception as error:  # noqa: BLE001 - whatever a source raises, the pool lives
                 if not silent:
                     silent = True
-                    logger.warning(
+                    _logger.warning(
                         "%s: it no longer tells of changes (%s); polling goes on",
                         name_of(source),
                         describe(error),

@@ -442,11 +442,11 @@ async def test_with_empty_after_none_a_negative_answer_is_never_believed() -> No
 async def test_a_negative_answer_is_confirmed_at_the_pace_of_the_polls() -> None:
     source = ScriptedSource([A], ())
     async with BackendPool(source, poll_interval=30) as pool:
-        await asyncio.sleep(80)
+        await asyncio.sleep(65)
         assert pool.backends() == (A,)
-        await asyncio.sleep(30)
+        await asyncio.sleep(40)
         assert pool.backends() == ()
-    assert all(wait >= 27 - 1e-6 for wait in gaps(source)[1:3])
+    assert all(wait >= 27 - 1e-6 for wait in gaps(source)[1:])
 
 
 async def test_with_nothing_to_serve_a_negative_answer_is_retried_soon() -> None:

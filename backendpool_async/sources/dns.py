@@ -23,7 +23,7 @@ from backendpool_async.sources.lookup import (
     SystemLookup,
 )
 
-logger = logging.getLogger("backendpool_async")
+_logger = logging.getLogger("backendpool_async")
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ class DnsSource:
     def _tell(self, failures: Mapping[Family, BaseException]) -> None:
         for family, failure in failures.items():
             if family not in self._failing:
-                logger.warning("%s: one family fails, its addresses stay: %s", self, failure)
+                _logger.warning("%s: one family fails, its addresses stay: %s", self, failure)
         self._failing = set(failures)
 
     async def aclose(self) -> None:

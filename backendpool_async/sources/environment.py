@@ -10,7 +10,7 @@ from backendpool_async.backend import Backend
 from backendpool_async.errors import EmptyAnswer, InvalidBackend, quote
 from backendpool_async.source import Answer
 
-logger = logging.getLogger("backendpool_async")
+_logger = logging.getLogger("backendpool_async")
 
 
 class EnvironmentSource:
@@ -50,7 +50,7 @@ class EnvironmentSource:
         ignored = min((number for number in beyond if number > first_absent), default=None)
         if ignored is not None:
             self._warned = True
-            logger.warning(
+            _logger.warning(
                 "%s: %s_%d is ignored, because %s_%d is not set",
                 self,
                 self._prefix,

@@ -11,7 +11,7 @@ class StaticSource:
     __slots__ = ("entries",)
 
     def __init__(self, entries: Iterable[str]) -> None:
-        self.entries = entries
+        self.entries: Iterable[str] = entries
 
     async def fetch(self) -> Iterable[str]:
         """Return the list; a pool never asks for it."""
