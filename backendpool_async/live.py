@@ -8,10 +8,10 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Self
 
 from backendpool_async.backend import Backend, same
 from backendpool_async.bulk import parse_backends
+from backendpool_async.copies import CopiesShare
 from backendpool_async.errors import PoolClosed, SourceError
 from backendpool_async.snapshot import Snapshot
 
@@ -26,7 +26,7 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
     )
 
 
-class LiveList:
+class LiveList(CopiesShare):
     """What readers and pushers of a pool see; the rest of the pool keeps it fresh."""
 
     __slots__ = (
@@ -122,17 +122,6 @@ class LiveList:
         except TimeoutError:
             raise self._not_ready_error(timeout, min_backends) from None
         return snapshot
-
-    def __copy__(self) -> Self:
-        """Copies share the live list."""
-        return self
-
-    def __deepcopy__(self, memo: object) -> Self:
-        """Copies share the live list."""
-        return self
-
-    def __reduce__(self) -> str:
-        raise TypeError(f"{self!r} cannot be pickled: a live list stays in its process")
 
     async def _moved_from(self, generation: int, closings: int) -> None:
         loop = asyncio.get_running_loop()

@@ -17,8 +17,8 @@ class Answer:
     """A complete list, and for how many seconds its source vouches for it.
 
     With a `ttl` the pool asks again when it has passed, and at the latest after the poll
-    interval; None leaves it to the poll interval. Raises `InvalidBackend`, and ValueError for a
-    `ttl` that is no number of seconds.
+    interval; None leaves it to the poll interval. Raises `InvalidBackend`, also for more than
+    `max_backends` entries, and ValueError for a `ttl` that is no number of seconds.
 
     >>> Answer(["10.0.0.1:8080"], ttl=10).backends
     (Backend('10.0.0.1:8080'),)
@@ -29,10 +29,16 @@ class Answer:
     backends: tuple[Backend, ...]
     ttl: float | None
 
-    def __init__(self, entries: Iterable[str], *, ttl: float | None = None) -> None:
+    def __init__(
+        self,
+        entries: Iterable[str],
+        *,
+        ttl: float | None = None,
+        max_backends: int = DEFAULT_MAX_BACKENDS,
+    ) -> None:
         if ttl is not None and not (ttl >= 0 and math.isfinite(ttl)):
             raise ValueError(f"ttl={ttl!r} is no number of seconds")
-        self.backends = parse_backends(entries, DEFAULT_MAX_BACKENDS)
+        self.backends = parse_backends(entries, max_backends)
         self.ttl = ttl
 
     @classmethod

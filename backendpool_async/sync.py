@@ -16,13 +16,14 @@ from anyio.from_thread import BlockingPortal
 from backendpool_async import pool as asynchronous
 from backendpool_async.backend import Backend
 from backendpool_async.constructors import Constructors, PoolOptions
+from backendpool_async.copies import CopiesShare
 from backendpool_async.portal import SHARED
 from backendpool_async.snapshot import Snapshot
 from backendpool_async.source import Source, SourceFunction
 from backendpool_async.sources.static import StaticSource
 
 
-class BackendPool(Constructors):
+class BackendPool(CopiesShare, Constructors):
     """`backendpool_async.BackendPool` with blocking methods; the same constructors and reads.
 
     Reads, `update()` and a fixed list need no thread. `refresh()` is one blocking fetch on the
@@ -162,17 +163,6 @@ class BackendPool(Constructors):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def __copy__(self) -> Self:
-        """Copies share the live list."""
-        return self
-
-    def __deepcopy__(self, memo: object) -> Self:
-        """Copies share the live list."""
-        return self
-
-    def __reduce__(self) -> str:
-        raise TypeError(f"{self!r} cannot be pickled: a live list stays in its process")
 
     def __repr__(self) -> str:
         return f"sync {self._pool!r}"

@@ -16,7 +16,7 @@ PACKAGE = Path(backendpool_async.__file__).parent
 # From the ground up: a room imports only from lines above its own.
 FLOORS = [
     {"errors"},
-    {"backend", "threads", "schedule"},
+    {"backend", "copies", "threads", "schedule"},
     {"bulk", "snapshot", "alarm"},
     {"source"},
     {"sources", "flight"},
