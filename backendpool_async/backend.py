@@ -12,18 +12,19 @@ from backendpool_async.errors import InvalidBackend
 _HIGHEST_WEIGHT: Final = 65_535
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-_IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
+IPV4: Final = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
 # Possessive: a label reads one way only, so giving back what was matched never helps.
 _LABEL = r"(?=[a-z0-9_-]{1,63}[.:])[a-z0-9_]++(?:-++[a-z0-9_]++)*+"
 _NOT_TOO_LONG = r"(?=[a-z0-9_.-]{1,253}\.?:)"
 _LAST_LABEL_NOT_NUMERIC = r"(?!(?:[^.:\n]++\.)*[0-9]++\.?:)"
 _NAME = rf"{_NOT_TOO_LONG}{_LAST_LABEL_NOT_NUMERIC}{_LABEL}(?:\.{_LABEL})*+\.?"
-_PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-CANONICAL: Final = rf"(?:{_IPV4}|{_NAME}):{_PORT}"
+PORT: Final = (
+    r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+)
 
-_is_canonical = re.compile(CANONICAL).fullmatch
-_is_host = re.compile(rf"(?:{_IPV4}|{_NAME}):").fullmatch
-_is_port = re.compile(_PORT).fullmatch
+_is_canonical = re.compile(rf"(?:{IPV4}|{_NAME}):{PORT}").fullmatch
+_is_host = re.compile(rf"(?:{IPV4}|{_NAME}):").fullmatch
+_is_port = re.compile(PORT).fullmatch
 _is_zone = re.compile(r"[A-Za-z0-9._~-]+").fullmatch
 
 

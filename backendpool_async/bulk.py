@@ -7,10 +7,10 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from typing import Final
 
-from backendpool_async.backend import CANONICAL, Backend
+from backendpool_async.backend import IPV4, PORT, Backend
 from backendpool_async.errors import InvalidBackend
 
 DEFAULT_MAX_BACKENDS: Final = 100_000
@@ -18,8 +18,12 @@ DEFAULT_MAX_BACKENDS: Final = 100_000
 # Small enough that parsing one holds the interpreter for well under a millisecond.
 CHUNK: Final = 1024
 
-_are_canonical_lines = re.compile(rf"(?:{CANONICAL}\n)++").fullmatch
-_from_canonical: Callable[[str], Backend] = partial(str.__new__, Backend)
+# What most lists consist of, in a form that one scan decides: names of up to 63 characters that
+# end in a letter, or in up to five digits after one. The rest is parsed one by one.
+_ENDS_IN_NO_NUMBER = "|".join(["(?<=[a-z_])", *(rf"(?<=[a-z_-][0-9]{{{n}}})" for n in range(1, 6))])
+_SHORT_NAME = rf"(?=[^:\n]{{1,63}}:)[a-z0-9_]++(?:(?:\.|-++)[a-z0-9_]++)*+(?:{_ENDS_IN_NO_NUMBER})"
+_are_addresses = re.compile(rf"(?:{IPV4}:{PORT}\n)++").fullmatch
+_are_addresses_or_names = re.compile(rf"(?:(?:{IPV4}|{_SHORT_NAME}):{PORT}\n)++").fullmatch
 
 # CPython tracks every instance of a class written in Python for its garbage collector, also one
 # that refers to nothing. One full collection over 100,000 backends stops all threads for 10 to
@@ -27,6 +31,8 @@ _from_canonical: Callable[[str], Backend] = partial(str.__new__, Backend)
 _untrack = ctypes.pythonapi.PyObject_GC_UnTrack
 _untrack.argtypes = [ctypes.py_object]
 _untrack.restype = None
+# Few enough that the collector of young objects, which runs at each 700th, finds hardly any.
+_MADE_AT_ONCE: Final = 128
 
 
 class Collector:
@@ -36,29 +42,26 @@ class Collector:
     the interpreter for long pauses between two calls of `add`.
     """
 
-    __slots__ = ("_entries", "_found", "_limit")
+    __slots__ = ("_all", "_limit", "_unique")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._entries = 0
-        self._found: dict[Backend, None] = {}
+        self._all: list[Backend] = []
+        self._unique: set[Backend] = set()
 
     def add(self, backends: Sequence[Backend]) -> None:
-        """Take these too, the first of each address."""
-        self._entries += len(backends)
-        if self._entries > self._limit:
-            beyond = backends[len(backends) - (self._entries - self._limit)]
-            raise InvalidBackend(beyond, f"more than max_backends={self._limit} entries")
-        found = self._found
-        if found:
-            # `update` keeps the key that was there, so the first of two duplicates stays.
-            found.update(dict.fromkeys(backends))
-        else:
-            self._found = dict.fromkeys(backends)
+        """Take these too."""
+        room = self._limit - len(self._all)
+        if len(backends) > room:
+            raise InvalidBackend(backends[room], f"more than max_backends={self._limit} entries")
+        self._all += backends
+        self._unique.update(backends)
 
     def backends(self) -> tuple[Backend, ...]:
-        """All that were added."""
-        return tuple(self._found)
+        """All that were added, the first of each address."""
+        if len(self._unique) == len(self._all):
+            return tuple(self._all)
+        return tuple(dict.fromkeys(self._all))
 
 
 def parse_backends(entries: Iterable[str], limit: int) -> tuple[Backend, ...]:
@@ -107,13 +110,34 @@ def _entry(first: int, index: int) -> str:
 
 
 def parse_canonical(entries: Sequence[str]) -> list[Backend] | None:
-    """Parse a few entries if every one is plain text in canonical form already, else None."""
+    """Parse a few entries if every one is plain text in a common canonical form, else None."""
     if set(map(type, entries)) != {str}:
         return None
     lines = "\n".join(entries) + "\n"
     # An entry with a newline inside would pass for two lines.
-    if lines.count("\n") != len(entries) or _are_canonical_lines(lines) is None:
+    if lines.count("\n") != len(entries) or not _are_common_lines(lines):
         return None
-    backends = list(map(_from_canonical, entries))
-    deque(map(_untrack, backends), maxlen=0)
+    return _made(entries)
+
+
+def parse_canonical_text(text: str) -> list[Backend] | None:
+    """Parse whole lines as `parse_canonical` does; None too when there is anything else."""
+    if not _are_common_lines(text):
+        return None
+    lines = text.split("\n")
+    del lines[-1]
+    return _made(lines)
+
+
+def _are_common_lines(text: str) -> bool:
+    return (_are_addresses(text) or _are_addresses_or_names(text)) is not None
+
+
+def _made(entries: Sequence[str]) -> list[Backend]:
+    backends: list[Backend] = []
+    for start in range(0, len(entries), _MADE_AT_ONCE):
+        group = entries[start : start + _MADE_AT_ONCE]
+        made = list(map(str.__new__, repeat(Backend), group))
+        deque(map(_untrack, made), maxlen=0)
+        backends += made
     return backends

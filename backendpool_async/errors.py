@@ -24,8 +24,16 @@ def quote(text: object) -> str:
     >>> quote("a\\nb")
     "'a\\\\nb'"
     """
-    shown = ascii(str(text))
+    shown = ascii(_text(text))
     return shown if len(shown) <= _LONGEST_QUOTE else f"{shown[: _LONGEST_QUOTE - 4]}...'"
+
+
+def _text(thing: object) -> str:
+    # What a source returns or raises may fail to say what it is; the pool must not fail with it.
+    try:
+        return str(thing)
+    except Exception as error:  # noqa: BLE001 - see above
+        return f"<{type(thing).__name__} whose str() raises {type(error).__name__}>"
 
 
 def describe(error: BaseException) -> str:
@@ -36,7 +44,7 @@ def describe(error: BaseException) -> str:
     >>> describe(OSError("no such\\nhost"))
     "OSError: 'no such\\\\nhost'"
     """
-    text = str(error)
+    text = _text(error)
     if isinstance(error, BackendPoolError):
         return text
     return f"{type(error).__name__}: {quote(text)}" if text else type(error).__name__

@@ -321,6 +321,22 @@ async def test_a_source_that_lies_cannot_harm_the_pool(lie: object, reason: str)
     assert isinstance(pool.snapshot.error, SourceError)
 
 
+async def test_an_exception_that_cannot_say_what_it_is_is_a_failure_like_any_other() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    class Odd:
+        def __repr__(self) -> str:
+            raise ValueError("no words")
+
+    pool = BackendPool(ScriptedSource(Mute(), [Odd()]))
+    with pytest.raises(SourceError, match="Mute whose str"):
+        await pool.refresh()
+    with pytest.raises(SourceError, match="Odd whose str"):
+        await pool.refresh()
+
+
 async def test_an_answer_over_the_limit_is_refused_also_when_it_was_parsed_already() -> None:
     async def fetch() -> Answer:
         return Answer([A, B, C])
@@ -576,5 +592,3 @@ async def test_a_generation_moves_with_order_and_weight_and_not_with_identity() 
         pool.update(entries)
         generations.append(pool.snapshot.generation)
     assert generations == [0, 1, 2, 2]
-
-
