@@ -8,36 +8,47 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import random
 import socket
 import struct
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Literal, NamedTuple, Self
 
-from backendpool_async.testing._tally import Tally
+# isort: split - the import above says what to install when dnspython is missing.
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
 
-try:
-    import dns.exception
-    import dns.flags
-    import dns.message
-    import dns.name
-    import dns.rcode
-    import dns.rdatatype
-    import dns.rrset
-except ModuleNotFoundError as missing:
-    raise ModuleNotFoundError(
-        "FakeDnsServer needs dnspython: pip install 'backendpool-async[testing]'",
-        name=missing.name,
-    ) from missing
+from backendpool_async.testing._tally import Tally
+from backendpool_async.testing.dns_steps import (
+    TCP_SIZE,
+    Step,
+    cname,
+    encoded,
+    fill,
+    formerr,
+    garbage,
+    key_of,
+    nodata,
+    notimp,
+    nxdomain,
+    records,
+    refused,
+    servfail,
+    silence,
+    slow,
+    truncated,
+    wrong_id,
+)
 
 _HOST: Final = "127.0.0.1"
 _PLAIN_UDP_SIZE: Final = 512
 _EDNS_UDP_SIZE: Final = 1232
-_TCP_SIZE: Final = 65_535
-_NEGATIVE_TTL: Final = 30
 _TRIES_FOR_A_PORT: Final = 32
 
 Transport = Literal["udp", "tcp"]
@@ -51,100 +62,24 @@ class Query(NamedTuple):
     transport: Transport
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """How one query is answered. Made by the functions of this module, not by hand."""
-
-    rrsets: tuple[tuple[str, tuple[str, ...], int], ...] = ()
-    rcode: dns.rcode.Rcode = dns.rcode.NOERROR
-    negative_ttl: int | None = None
-    delay: float = 0.0
-    is_truncated: bool = False
-    has_wrong_id: bool = False
-    sends: Literal["message", "garbage", "nothing"] = "message"
-
-
-def records(*values: str, ttl: int = 30) -> Step:
-    """Return an answer with these addresses, `ttl` seconds long; ValueError for anything else.
-
-    The type of each is inferred: an IPv4 address is an A, an IPv6 address an AAAA, and
-    "priority weight port target" an SRV. A query gets those of its type, and NODATA when there
-    are none.
-
-    >>> step = records("10.0.0.1", "10.0.0.2", "::1", ttl=5)
-    >>> service = records("0 5 8080 a.test", "0 5 8080 b.test")
-    """
-    by_type: dict[str, list[str]] = {}
-    for value in values:
-        by_type.setdefault(_type_of(value), []).append(value)
-    rrsets = tuple((rdtype, tuple(texts), ttl) for rdtype, texts in by_type.items())
-    return Step(rrsets, negative_ttl=_NEGATIVE_TTL)
-
-
-def cname(target: str, ttl: int = 30) -> Step:
-    """Return an alias: a CNAME, with the answer of `target` when the server has a script for it.
-
-    >>> step = cname("other.test")
-    """
-    return Step((("CNAME", (target.rstrip(".") + ".",), ttl),))
-
-
-def nxdomain(*, soa: bool = True, negative_ttl: int = _NEGATIVE_TTL) -> Step:
-    """Return the answer "no such name", with a SOA that tells how many seconds it holds."""
-    return Step(rcode=dns.rcode.NXDOMAIN, negative_ttl=negative_ttl if soa else None)
-
-
-def nodata(*, soa: bool = True, negative_ttl: int = _NEGATIVE_TTL) -> Step:
-    """Return the answer "no record of this type", with a SOA that tells how long it holds."""
-    return Step(negative_ttl=negative_ttl if soa else None)
-
-
-def servfail() -> Step:
-    """Return the failure SERVFAIL."""
-    return Step(rcode=dns.rcode.SERVFAIL)
-
-
-def refused() -> Step:
-    """Return the failure REFUSED."""
-    return Step(rcode=dns.rcode.REFUSED)
-
-
-def notimp() -> Step:
-    """Return the failure NOTIMP."""
-    return Step(rcode=dns.rcode.NOTIMP)
-
-
-def formerr() -> Step:
-    """Return the failure FORMERR."""
-    return Step(rcode=dns.rcode.FORMERR)
-
-
-def silence() -> Step:
-    """Return no answer at all; over TCP the connection stays open."""
-    return Step(sends="nothing")
-
-
-def garbage() -> Step:
-    """Return random bytes under the id of the query, the same ones in each run."""
-    return Step(sends="garbage")
-
-
-def wrong_id(step: Step) -> Step:
-    """Return the answer of `step` under the id of another query, which a client must ignore."""
-    return replace(step, has_wrong_id=True)
-
-
-def slow(seconds: float, step: Step) -> Step:
-    """Return the answer of `step`, `seconds` later.
-
-    >>> step = slow(0.2, records("10.0.0.1"))
-    """
-    return replace(step, delay=step.delay + seconds)
-
-
-def truncated(step: Step) -> Step:
-    """Return no records but the TC flag over UDP, and the answer of `step` over TCP."""
-    return replace(step, is_truncated=True)
+__all__ = [
+    "FakeDnsServer",
+    "Query",
+    "Step",
+    "cname",
+    "formerr",
+    "garbage",
+    "nodata",
+    "notimp",
+    "nxdomain",
+    "records",
+    "refused",
+    "servfail",
+    "silence",
+    "slow",
+    "truncated",
+    "wrong_id",
+]
 
 
 class FakeDnsServer:
@@ -216,7 +151,7 @@ class FakeDnsServer:
         """
         if not steps:
             raise ValueError("a script has at least one step")
-        key = _key(name)
+        key = key_of(name)
         if qtype is None:
             for known in [known for known in self._scripts if known[0] == key]:
                 del self._scripts[known]
@@ -297,7 +232,7 @@ class FakeDnsServer:
             # Not a query: nobody waits for an answer to it.
             return
         qtype = dns.rdatatype.to_text(question.rdtype)
-        self.queries.append(Query(_key(question.name.to_text()), qtype, channel.name))
+        self.queries.append(Query(key_of(question.name.to_text()), qtype, channel.name))
         self._tally.add()
         step = self._play(response, question.name, qtype)
         if step.sends == "nothing":
@@ -305,7 +240,7 @@ class FakeDnsServer:
         if step.sends == "garbage":
             reply = struct.pack("!H", query.id) + self._random.randbytes(40)
         else:
-            reply = _encoded(response, step, channel.limit(query.payload))
+            reply = encoded(response, step, channel.limit(query.payload))
         if step.delay:
             self._later(step.delay, lambda: send(reply))
         else:
@@ -315,7 +250,7 @@ class FakeDnsServer:
         # Returns the step that ended the chain of aliases, with what the ones before it add.
         step = self.outage or self._next(name, qtype) or nxdomain()
         met = {name}
-        while (target := _fill(response, name, qtype, step)) and target not in met:
+        while (target := fill(response, name, qtype, step)) and target not in met:
             following = self._next(target, qtype)
             if following is None:
                 break
@@ -330,7 +265,7 @@ class FakeDnsServer:
         return step
 
     def _next(self, name: dns.name.Name, qtype: str) -> Step | None:
-        key = _key(name.to_text())
+        key = key_of(name.to_text())
         script = self._scripts.get((key, qtype)) or self._scripts.get((key, None))
         if script is None:
             return None
@@ -382,7 +317,7 @@ class _Tcp(asyncio.Protocol):
         self.closed = asyncio.get_running_loop().create_future()
 
     def limit(self, _: int) -> int:
-        return _TCP_SIZE
+        return TCP_SIZE
 
     # typeshed says BaseTransport, which cannot send.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -407,40 +342,3 @@ class _Tcp(asyncio.Protocol):
 
     def _send(self, reply: bytes) -> None:
         self.transport.write(struct.pack("!H", len(reply)) + reply)
-
-
-def _fill(
-    response: dns.message.Message, name: dns.name.Name, qtype: str, step: Step
-) -> dns.name.Name | None:
-    """Add what a step says of a name; return the target when that is an alias."""
-    response.set_rcode(step.rcode)
-    for rdtype, texts, ttl in step.rrsets:
-        if rdtype in (qtype, "CNAME"):
-            response.answer.append(dns.rrset.from_text_list(name, ttl, "IN", rdtype, texts))
-            return dns.name.from_text(texts[0]) if rdtype != qtype else None
-    if step.negative_ttl is not None:
-        ttl = step.negative_ttl
-        soa = f"ns.test. hostmaster.test. 1 3600 600 86400 {ttl}"
-        response.authority.append(dns.rrset.from_text(dns.name.root, ttl, "IN", "SOA", soa))
-    return None
-
-
-def _encoded(response: dns.message.Message, step: Step, limit: int) -> bytes:
-    if step.is_truncated and limit < _TCP_SIZE:
-        response.answer.clear()
-        response.authority.clear()
-        response.flags |= dns.flags.TC
-    if step.has_wrong_id:
-        response.id ^= 0x5555
-    # In the order they were given; dnspython would shuffle them.
-    return response.to_wire(max_size=limit, prefer_truncation=True, want_shuffle=False)
-
-
-def _type_of(value: str) -> str:
-    if len(value.split()) == 4:
-        return "SRV"
-    return "A" if ipaddress.ip_address(value).version == 4 else "AAAA"
-
-
-def _key(name: str) -> str:
-    return name.rstrip(".").lower()

@@ -132,10 +132,10 @@ class ScriptedSource:
         self._held: set[asyncio.Future[None]] = set()
         self._tally = Tally()
         self.times: list[float] = []
-        self.running = 0
-        self.most_at_once = 0
-        self.cancellations = 0
-        self.closings = 0
+        self.running: int = 0
+        self.most_at_once: int = 0
+        self.cancellations: int = 0
+        self.closings: int = 0
 
     @property
     def calls(self) -> int:
