@@ -16,14 +16,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, Literal, NamedTuple, Self
 
-# isort: split - the import above says what to install when dnspython is missing.
-import dns.exception
-import dns.flags
-import dns.message
-import dns.name
-import dns.rcode
-import dns.rdatatype
-
 from backendpool_async.testing._tally import Tally
 from backendpool_async.testing.dns_steps import (
     TCP_SIZE,
@@ -45,6 +37,15 @@ from backendpool_async.testing.dns_steps import (
     truncated,
     wrong_id,
 )
+
+# Below, because the import above says what to install when dnspython is missing.
+# isort: split
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
 
 _HOST: Final = "127.0.0.1"
 _PLAIN_UDP_SIZE: Final = 512
