@@ -519,7 +519,8 @@ def test_without_dnspython_the_message_says_what_to_install(
         return real_import(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", without_dnspython)
-    monkeypatch.delitem(sys.modules, dns_server.__name__)
+    for name in ("dns_server", "dns_steps"):
+        monkeypatch.delitem(sys.modules, f"backendpool_async.testing.{name}")
     with pytest.raises(ModuleNotFoundError, match=r"backendpool-async\[testing\]") as caught:
         importlib.import_module(dns_server.__name__)
     assert caught.value.name == "dns"
