@@ -162,6 +162,7 @@ def _what_is_wrong(text: str) -> str:
         (not text.isascii(), "not ASCII; write an international name in its xn-- form"),
         (not text.isprintable(), "it has a control character"),
         (" " in text, "it has a space"),
+        ("," in text, "it has a comma; one host:port is expected"),
         ("://" in text, "it has a scheme; only host:port is expected"),
         ("@" in text, "it has a user; only host:port is expected"),
         ("/" in text or "?" in text or "#" in text, "it has a path; only host:port is expected"),

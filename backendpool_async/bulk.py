@@ -28,9 +28,7 @@ _are_addresses_or_names = re.compile(rf"(?:(?:{IPV4}|{_SHORT_NAME}):{PORT}\n)++"
 # CPython tracks every instance of a class written in Python for its garbage collector, also one
 # that refers to nothing. One full collection over 100,000 backends stops all threads for 10 to
 # 17 ms; taken out of its sight, as the C API allows for any object, they cost it nothing.
-_untrack = ctypes.pythonapi.PyObject_GC_UnTrack
-_untrack.argtypes = [ctypes.py_object]
-_untrack.restype = None
+_untrack = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(("PyObject_GC_UnTrack", ctypes.pythonapi))
 # Few enough that the collector of young objects, which runs at each 700th, finds hardly any.
 _MADE_AT_ONCE: Final = 128
 
@@ -138,6 +136,6 @@ def _made(entries: Sequence[str]) -> list[Backend]:
     for start in range(0, len(entries), _MADE_AT_ONCE):
         group = entries[start : start + _MADE_AT_ONCE]
         made = list(map(str.__new__, repeat(Backend), group))
-        deque(map(_untrack, made), maxlen=0)
+        deque(map(_untrack, map(id, made)), maxlen=0)
         backends += made
     return backends

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status: int = chosen.run(chosen)
             return status
         finally:
-            # What is written at interpreter exit can fail no more in a way that is ours to handle.
+            # Left to the interpreter's exit, a failure to write would be reported as a traceback.
             print(end="", flush=True)
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -294,7 +294,7 @@ async def _endable(work: Coroutine[Any, Any, int]) -> int:
     ended: list[int] = []
 
     def end(status: int) -> None:
-        if not ended and task is not None:
+        if not ended and task:
             ended.append(status)
             task.cancel()
 

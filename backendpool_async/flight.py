@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ class Flight:
     that swallows its cancellation is left behind: `task` is then not done although `ended` is.
     """
 
-    __slots__ = ("_land", "_timer", "_waiters", "loop", "overdue", "pushes", "task")
+    __slots__ = ("_land", "_pid", "_timer", "_waiters", "loop", "overdue", "pushes", "task")
 
     def __init__(
         self, fetch: Coroutine[Any, Any, Answer], timeout: float, pushes: int, land: Landing
@@ -37,8 +38,15 @@ class Flight:
         self.pushes: int = pushes
         self.task: asyncio.Task[Answer] = self.loop.create_task(fetch)
         leave_quietly(self.task)
-        self._timer = self.loop.call_later(timeout, self._on_deadline)
+        self._pid = os.getpid()
+        # After the first step of the task: a source that does not wait needs no deadline.
+        self._timer: asyncio.Handle = self.loop.call_soon(self._set_deadline, timeout)
         self.task.add_done_callback(self._on_done)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its loop is closed, or belongs to the process that forked this one."""
+        return self.loop.is_closed() or self._pid != os.getpid()
 
     @property
     def ended(self) -> bool:
@@ -73,6 +81,10 @@ class Flight:
         if not self.task.done():
             await asyncio.wait({self.task}, timeout=timeout)
         return self.task.done()
+
+    def _set_deadline(self, timeout: float) -> None:
+        if not self.task.done():
+            self._timer = self.loop.call_later(timeout, self._on_deadline)
 
     def _on_deadline(self) -> None:
         self.overdue = True

@@ -207,7 +207,7 @@ class BackendPool(LiveList, Constructors):
         if run is not None and run.is_lost:
             # Its loop went away without closing the pool: nothing of it can still be awaited.
             run = self._run = None
-        if flight is not None and flight.loop.is_closed():
+        if flight is not None and flight.is_lost:
             flight = self._flight = None
         for user in (run, flight):
             if user is not None and user.loop is not loop:
@@ -247,7 +247,7 @@ class BackendPool(LiveList, Constructors):
         if stubborn is not None and not stubborn.done():
             self._stubborn = stubborn
             raise SourceTimeout(self._name, "the fetch that was given up has not ended yet")
-        return await checked(await self._source.fetch(), self._max_backends)
+        return await checked(await self._source.fetch(), self._max_backends, self.backends())
 
     def _land(self, flight: Flight, outcome: Outcome) -> Snapshot | BackendPoolError:
         self._leave(flight)

@@ -61,10 +61,14 @@ def moment(now: float, window: Window) -> float:
     True
     """
     at = now + random.uniform(*window)
-    above = math.ceil(at / GRID) * GRID
+    # A narrow window has a finer grid, or its moments would all be the same.
+    grid = min(GRID, (window.latest - window.earliest) / 4)
+    if grid == 0:
+        return at
+    above = math.ceil(at / grid) * grid
     if above <= now + window.latest:
         return above
-    below = math.floor(at / GRID) * GRID
+    below = math.floor(at / grid) * grid
     return below if below >= now + window.earliest else at
 
 

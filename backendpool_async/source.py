@@ -9,7 +9,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol, Self, runtime_checkable
 
 from backendpool_async.backend import Backend
-from backendpool_async.bulk import DEFAULT_MAX_BACKENDS, Collector, parse_backends, parsed_chunks
+from backendpool_async.bulk import (
+    CHUNK,
+    DEFAULT_MAX_BACKENDS,
+    Collector,
+    parse_backends,
+    parsed_chunks,
+)
 from backendpool_async.errors import quote
 
 
@@ -133,17 +139,33 @@ def name_of(source: Source) -> str:
     return quote(str(source))[1:-1]
 
 
-async def checked(result: Iterable[str] | Answer, limit: int) -> Answer:
+async def checked(
+    result: Iterable[str] | Answer, limit: int, held: tuple[Backend, ...] = ()
+) -> Answer:
     """Parse what a source returned, without holding the event loop for long.
 
-    Raises `InvalidBackend`, also when there are more than `limit` entries or no list at all.
+    What says the same as `held` is not parsed again. Raises `InvalidBackend`, also when there
+    are more than `limit` entries or no list at all.
     """
     if isinstance(result, Answer):
         if len(result.backends) > limit:
             Collector(limit).add(result.backends)
         return result
+    if _is_plainly(held, result):
+        return Answer._of_parsed(held)
     collector = Collector(limit)
     for chunk in parsed_chunks(result):
         collector.add(chunk)
-        await asyncio.sleep(0)
+        if len(chunk) == CHUNK:
+            await asyncio.sleep(0)
     return Answer._of_parsed(collector.backends())
+
+
+def _is_plainly(held: tuple[Backend, ...], result: object) -> bool:
+    return (
+        isinstance(result, (list, tuple))
+        and len(result) == len(held) <= CHUNK
+        and set(map(type, result)) <= {str, Backend}
+        and set(map(type, held)) == {Backend}
+        and tuple(result) == held
+    )

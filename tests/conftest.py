@@ -55,9 +55,7 @@ def no_blocking_call() -> Iterator[None]:
 def _threads() -> set[threading.Thread]:
     # pycares keeps one daemon thread for the process, which destroys channels.
     return {
-        thread
-        for thread in threading.enumerate()
-        if "_run_safe_shutdown_loop" not in thread.name
+        thread for thread in threading.enumerate() if "_run_safe_shutdown_loop" not in thread.name
     }
 
 

@@ -63,7 +63,7 @@ def test_the_code_of_the_readme_runs_from_top_to_bottom(
     assert len(blocks) >= 8
     namespace: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102 - our own README
+        exec(compile(block, "README.md", "exec"), namespace)
     assert capsys.readouterr().out.startswith("127.0.0.1 8080\n")
 
 

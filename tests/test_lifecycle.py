@@ -549,5 +549,3 @@ async def test_an_update_with_a_bad_entry_changes_nothing() -> None:
     assert pool.snapshot is held
     pool.update([])
     assert pool.backends() == ()
-
-

@@ -219,5 +219,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.runner.close()
 
 
-PoolMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None, report_multiple_bugs=False)
+PoolMachine.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=30, deadline=None, report_multiple_bugs=False
+)
 TestThePoolBehavesAsItsModel = PoolMachine.TestCase

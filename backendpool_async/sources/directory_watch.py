@@ -39,14 +39,17 @@ class DirectoryWatch:
         self._inotify = asyncinotify.Inotify()
         self._watches: dict[str, asyncinotify.Watch] = {}
         self._names: Places = {}
+        self._may_lead_elsewhere = True
 
     async def changed(self) -> None:
         """Return at the next change, and at once when a directory was not watched so far."""
-        if await self._follow():
+        if self._may_lead_elsewhere and await self._follow():
             return
         while True:
             event = await self._inotify.get()
             if self._concerns(event):
+                # A file that was written in place is where it was.
+                self._may_lead_elsewhere = event.mask != asyncinotify.Mask.CLOSE_WRITE
                 return
 
     async def close(self) -> None:

@@ -13,8 +13,10 @@ from backendpool_async.sources.file_parser import NOTHING, Parsed, parse
 from backendpool_async.threads import in_thread
 
 _MAX_BYTES: Final = 64 * 1024 * 1024
+_PART: Final = 64 * 1024
 _SECOND_READ_AFTER: Final = 0.05
 _MOST_READS: Final = 10
+_TOO_LARGE: Final = f"it is larger than {_MAX_BYTES} bytes"
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a FIFO",
@@ -45,17 +47,24 @@ class FileSource:
     async def fetch(self) -> Answer:
         if self._reading:
             raise SourceError(str(self), "an earlier read has not returned yet")
-        content, stable = await in_thread(self._read)
-        if content != self._parsed.content:
-            if not stable:
-                content = await self._read_again_until_agreed(content)
-            self._parsed = await in_thread(lambda: self._parse(content))
+        looked = await in_thread(self._look)
+        if isinstance(looked, bytes):
+            content = await self._read_again_until_agreed(looked)
+            looked = await in_thread(lambda: self._parse(content))
+        self._parsed = looked
         if not self._parsed.backends:
             raise EmptyAnswer(str(self), "no entries in the file")
         return Answer._of_parsed(self._parsed.backends)
 
     def __str__(self) -> str:
         return f"file:{self._path}"
+
+    def _look(self) -> Parsed | bytes:
+        """Return what is in the file now; its bytes, where they are not to be believed yet."""
+        content, stable = self._read()
+        if content == self._parsed.content:
+            return self._parsed
+        return self._parse(content) if stable else content
 
     async def _read_again_until_agreed(self, content: bytes) -> bytes:
         for _ in range(_MOST_READS):
@@ -69,7 +78,7 @@ class FileSource:
     def _read(self) -> _Read:
         self._reading = True
         try:
-            return _read(self._path)
+            return _read(self._path, self._parsed.content)
         finally:
             self._reading = False
 
@@ -82,7 +91,7 @@ class _Read(NamedTuple):
     stable: bool
 
 
-def _read(path: str) -> _Read:
+def _read(path: str, known: bytes) -> _Read:
     # Asked before it is opened: a socket cannot be, and a FIFO's writer would notice.
     _require_regular(os.stat(path))
     # It may be another one by now, and without O_NONBLOCK opening a FIFO waits for a writer.
@@ -92,22 +101,30 @@ def _read(path: str) -> _Read:
     with open(descriptor, "rb") as file:
         before = os.fstat(descriptor)
         _require_regular(before)
-        # One byte more than allowed: some file systems say 0 for the size.
-        content = _read_all(file, before.st_size)
+        content = _read_all(file, before.st_size, known)
         after = os.fstat(descriptor)
     untouched = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
     return _Read(content, untouched and content.endswith(b"\n"))
 
 
-def _read_all(file: BinaryIO, expected: int) -> bytes:
-    content = b""
-    # Some file systems say 0 for the size, and a file may grow while it is read.
-    while expected <= _MAX_BYTES and (more := file.read(expected - len(content) + 1)):
-        content = content + more if content else more
-        expected = max(expected, len(content))
+def _read_all(file: BinaryIO, expected: int, known: bytes) -> bytes:
+    """Read to the end, where the size is only what to expect; return `known` where it is that."""
     if expected > _MAX_BYTES:
-        raise OSError(f"it is larger than {_MAX_BYTES} bytes")
-    return content
+        raise OSError(_TOO_LARGE)
+    same = 0
+    # Compared while it is read: what is unchanged, as most often, need not be held twice.
+    while (part := file.read(_PART)) and known.startswith(part, same):
+        same += len(part)
+    if not part:
+        return known if same == len(known) else known[:same]
+    parts = [known[:same], part]
+    read = same + len(part)
+    while read <= _MAX_BYTES and (part := file.read(max(expected - read, _PART) + 1)):
+        parts.append(part)
+        read += len(part)
+    if read > _MAX_BYTES:
+        raise OSError(_TOO_LARGE)
+    return b"".join(parts)
 
 
 def _require_regular(status: os.stat_result) -> None:

@@ -119,12 +119,14 @@ def _cut(content: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 def _parse_piece(piece: bytes, first: int, path: str) -> list[Backend]:
     if len(piece) > _LONGEST_LINE + _PIECE_BYTES:
-        raise ValueError(f"a line from line {first} of {quote(path)} on is over 64 KiB long")
+        # Only the last of its lines can be so long.
+        where = first + piece.count(b"\n", 0, len(piece) - 1)
+        raise ValueError(f"line {where} is over 64 KiB long")
     try:
         text = piece.decode()
     except UnicodeDecodeError as error:
         where = first + piece.count(b"\n", 0, error.start)
-        raise ValueError(f"line {where} of {quote(path)} is not UTF-8") from None
+        raise ValueError(f"line {where} is not UTF-8") from None
     backends = parse_canonical_text(text)
     if backends is not None:
         return backends

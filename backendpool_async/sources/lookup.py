@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -12,7 +13,7 @@ import pycares
 
 from backendpool_async.errors import EmptyAnswer, SourceError
 from backendpool_async.sources.resolver_hub import ResolverHub
-from backendpool_async.threads import in_thread
+from backendpool_async.threads import FewThreads, in_thread
 
 _RECORD: Final = {socket.AF_INET: "A", socket.AF_INET6: "AAAA"}
 _RECORD_TYPE: Final = {socket.AF_INET: 1, socket.AF_INET6: 28}
@@ -30,8 +31,9 @@ _FAILURE: Final = {
 _SYSTEM_NEGATIVE: Final = {
     getattr(socket, name, None) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY")
 }
-# Each may hang for as long as the system's resolver likes, whatever our timeout.
-_SYSTEM_LOOKUPS_AT_ONCE: Final = 4
+# Each may hang for as long as the system's resolver likes, whatever our timeout: so few for the
+# whole process, also when a thousand pools come here because c-ares fails.
+_few: Final = FewThreads(4)
 
 Family = socket.AddressFamily
 _AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
@@ -112,13 +114,15 @@ class SystemLookup:
     """Asks the system's own resolver, in a few threads: all that NSS knows, but no TTLs."""
 
     def __init__(self) -> None:
-        self._pending = 0
+        self._asking: dict[Family, threading.Thread] = {}
 
     async def addresses(self, name: str, family: Family) -> Found:
-        if self._pending >= _SYSTEM_LOOKUPS_AT_ONCE:
-            raise SourceError(name, "the system's resolver is still busy with earlier lookups")
+        asking = self._asking.get(family)
+        if asking is not None and asking.is_alive():
+            # One name that hangs takes one thread, and leaves the others to the others.
+            raise SourceError(name, "the system's resolver is still busy with the lookup before")
         try:
-            infos = await in_thread(lambda: self._getaddrinfo(name, family))
+            infos = await in_thread(lambda: self._getaddrinfo(name, family), _few.start)
         except OSError as error:
             negative = isinstance(error, socket.gaierror) and error.errno in _SYSTEM_NEGATIVE
             kind = EmptyAnswer if negative else SourceError
@@ -130,11 +134,11 @@ class SystemLookup:
         """Nothing is held; a thread ends with its call."""
 
     def _getaddrinfo(self, name: str, family: Family) -> list[_AddressInfo]:
-        self._pending += 1
+        self._asking[family] = threading.current_thread()
         try:
             return socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
         finally:
-            self._pending -= 1
+            del self._asking[family]
 
 
 class EitherLookup:

@@ -12,6 +12,8 @@ from weakref import WeakSet, WeakValueDictionary
 import aiodns
 import pycares
 
+from backendpool_async.sources.gate import Gate
+
 T = TypeVar("T")
 
 # A resolver caches, and c-ares can keep a negative answer for an hour. One a lookup costs a
@@ -20,7 +22,7 @@ _SHARED_FOR: Final = 1.0
 # So many lookups begin at once; the next ones when one of them has ended, or after this time.
 # Begun all together, 200 of them hold the event loop for 80 ms.
 _BEGIN_AT_ONCE: Final = 16
-_BEGIN_AGAIN_AFTER: Final = 0.005
+_BEGIN_AGAIN_AFTER: Final = 0.001
 
 _QUERY_TIMEOUT: Final = 1.0
 _TRIES: Final = 2
@@ -39,7 +41,7 @@ class ResolverHub:
         self._nameservers = nameservers
         self._users = 0
         self._current: _Lent | None = None
-        self._beginning = asyncio.Semaphore(_BEGIN_AT_ONCE)
+        self._gate = Gate(_BEGIN_AT_ONCE, _BEGIN_AGAIN_AFTER)
 
     @classmethod
     def join(cls, nameservers: Sequence[str]) -> ResolverHub:
@@ -62,9 +64,7 @@ class ResolverHub:
 
     async def lookup(self, ask: Callable[[aiodns.DNSResolver], Awaitable[T]]) -> T:
         """Return what `ask` makes of the current resolver."""
-        await self._beginning.acquire()
-        begin_next = _Once(self._beginning.release)
-        timer = self.loop.call_later(_BEGIN_AGAIN_AFTER, begin_next)
+        ticket = await self._gate.enter()
         try:
             lent = await self._lend()
             try:
@@ -72,17 +72,19 @@ class ResolverHub:
             finally:
                 await lent.give_back()
         finally:
-            timer.cancel()
-            begin_next()
+            self._gate.leave(ticket)
 
     async def _lend(self) -> _Lent:
         now = self.loop.time()
         lent = self._current
-        if lent is not None and now < lent.until and not lent.is_inherited:
+        # Never a third one: in an outage each would wait seconds for answers that do not come.
+        in_time = now < lent.until or self._former_is_busy() if lent is not None else False
+        if lent is not None and in_time and not lent.is_inherited:
             lent.users += 1
             return lent
-        fresh = self._current = _Lent(self._nameservers, now + _SHARED_FOR, self.loop)
+        fresh = _Lent(self._nameservers, now + _SHARED_FOR, self.loop)
         fresh.users += 1
+        self._former, self._current = lent, fresh
         if lent is not None:
             await lent.retire()
         return fresh
@@ -120,18 +122,6 @@ class _Lent:
     async def _close_when_idle(self) -> None:
         if self._retired and self.users == 0 and not self.is_inherited:
             await self.resolver.close()
-
-
-class _Once:
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call: Callable[[], None] | None = call
-
-    def __call__(self) -> None:
-        call, self._call = self._call, None
-        if call is not None:
-            call()
 
 
 class _LoopThatMayClose:

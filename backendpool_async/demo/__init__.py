@@ -1,0 +1,10 @@
+"""``backendpool demo``: three live lists, changed and broken before your eyes.
+
+Nothing is acted: every line is printed from what the pools said, every time was measured, and
+the summary counts what happened. Needs the extra ``demo`` (rich, dnspython, asyncinotify).
+"""
+
+from backendpool_async.demo.pace import FOR_A_READER, Pace
+from backendpool_async.demo.story import play
+
+__all__ = ["FOR_A_READER", "Pace", "play"]

@@ -1,0 +1,68 @@
+"""Letting many begin, but not all in the same moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+
+class Gate:
+    """Lets `width` in at once; the next when one of them leaves, or all together when time is up.
+
+    Who is still inside after `interval` seconds counts no longer: what is slow holds up nobody.
+    For one event loop.
+    """
+
+    def __init__(self, width: int, interval: float) -> None:
+        self._width = width
+        self._interval = interval
+        self._inside = 0
+        self._round = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def enter(self) -> int:
+        """Wait for one's turn; return the ticket that `leave` wants back."""
+        if self._inside < self._width and not self._queue:
+            self._inside += 1
+            return self._round
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self._queue.append(turn)
+        if self._timer is None:
+            self._timer = loop.call_later(self._interval, self._next_round)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._queue.remove(turn)
+            else:
+                # Let in and cancelled in the same moment.
+                self.leave(self._round)
+            raise
+        return self._round
+
+    def leave(self, ticket: int) -> None:
+        """Make room for the next."""
+        if ticket == self._round:
+            self._inside -= 1
+            self._admit()
+
+    def _next_round(self) -> None:
+        self._round += 1
+        self._inside = 0
+        self._admit()
+        self._timer = None
+        if self._queue:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._interval, self._next_round)
+
+    def _admit(self) -> None:
+        while self._queue and self._inside < self._width:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._inside += 1
+        if not self._queue and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
