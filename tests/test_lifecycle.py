@@ -27,7 +27,7 @@ virtual = pytest.mark.virtual_time
 
 
 def others() -> set[asyncio.Task[Any]]:
-    return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]  # in a task
+    return asyncio.all_tasks() - {asyncio.current_task()}
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

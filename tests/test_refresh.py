@@ -8,6 +8,8 @@ import logging
 import statistics
 import time
 import traceback
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 import pytest
 
@@ -353,7 +355,7 @@ async def test_a_function_that_is_not_async_is_told_so() -> None:
 async def test_a_set_is_the_same_list_every_time() -> None:
     orders = iter([{A, B, C}, frozenset([C, B, A])])
 
-    async def fetch() -> set[str] | frozenset[str]:
+    async def fetch() -> AbstractSet[str]:
         return next(orders)
 
     pool = BackendPool(fetch)
@@ -552,7 +554,7 @@ async def test_a_change_between_the_subscription_and_the_fetch_is_not_missed() -
             order.append("subscribed")
             await asyncio.Event().wait()
 
-        async def fetch(self) -> object:  # type: ignore[override]  # what super returns
+        async def fetch(self) -> Iterable[str]:
             order.append("fetched")
             return await super().fetch()
 

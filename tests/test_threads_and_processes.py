@@ -216,7 +216,8 @@ with tempfile.TemporaryDirectory() as folder:
 def test_the_end_of_the_interpreter_is_silent(program: str) -> None:
     # -X dev makes asyncio warn of a slow machine; what it logs of our doing is an ERROR.
     prelude = (
-        "import asyncio, logging\nlogging.getLogger('asyncio').setLevel('ERROR')\nfrom backendpool_async import BackendPool\n"
+        "import asyncio, logging\nlogging.getLogger('asyncio').setLevel('ERROR')\n"
+        "from backendpool_async import BackendPool\n"
         "async def fetch():\n    return ['10.0.0.1:80']\n"
     )
     done = subprocess.run(
