@@ -40,18 +40,17 @@ class Follower:
         self._broke_at = 0.0
 
     async def follow(self) -> None:
-        """Do both; whoever waits in `until` looks again when one of them sees something new."""
+        """Do both, and let whoever waits in `until` look again after each."""
         await asyncio.gather(self._watch(), self._read())
 
     async def until(self, condition: Callable[[Snapshot], bool], patience: float) -> bool:
         """Return True as soon as the snapshot fits, False when it has not after `patience`."""
-        try:
-            async with asyncio.timeout(patience):
-                while not condition(self.pool.snapshot):
-                    self._stirred.clear()
-                    await self._stirred.wait()
-        except TimeoutError:
-            return False
+        deadline = time.perf_counter() + patience
+        while not condition(self.pool.snapshot):
+            if time.perf_counter() > deadline:
+                return False
+            self._stirred.clear()
+            await self._stirred.wait()
         return True
 
     def breaks(self) -> None:
@@ -72,13 +71,9 @@ class Follower:
             self._stirred.set()
 
     async def _read(self) -> None:
-        failing = False
         while True:
-            snapshot = self.pool.snapshot
-            self._count(len(snapshot.backends))
-            if (snapshot.error is not None) is not failing:
-                failing = not failing
-                self._stirred.set()
+            self._count(len(self.pool.backends()))
+            self._stirred.set()
             await asyncio.sleep(_BETWEEN_READS)
 
     def _count(self, served: int) -> None:

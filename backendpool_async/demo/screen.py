@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from backendpool_async import InvalidBackend, SourceError
+from backendpool_async import SourceError
 from backendpool_async.demo.follower import Follower, Tally
 
 _WIDTH: Final = 80
@@ -50,7 +50,8 @@ class Screen:
         )
         self._console.print()
         for name, where in places:
-            self._console.print(Text.assemble("  ", (f"{name:{_NAME}}", "cyan"), where))
+            line = Text.assemble("  ", (f"{name:{_NAME}}", "cyan"), where)
+            self._console.print(line, soft_wrap=True)  # a long path stays in one piece
 
     def chapter(self, title: str) -> None:
         """Begin the next part of the story."""
@@ -76,13 +77,11 @@ class Screen:
 
     def fails(self, follower: Follower, error: SourceError, note: str) -> None:
         """Print why the source of a pool fails."""
-        cause = error.__cause__
         self._line(follower, Text("  failing", "yellow"), note)
-        why = str(cause) if isinstance(cause, InvalidBackend) else error.reason
         indent = " " * (_LEFT + _NAME + 2)
         self._console.print(
             textwrap.fill(
-                why, self._console.width, initial_indent=indent, subsequent_indent=indent
+                error.reason, self._console.width, initial_indent=indent, subsequent_indent=indent
             ),
             style="dim",
             markup=False,

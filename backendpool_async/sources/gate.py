@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 
 
@@ -35,7 +36,9 @@ class Gate:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._queue.remove(turn)
+                # Its turn may have come, and been passed over, since.
+                with contextlib.suppress(ValueError):
+                    self._queue.remove(turn)
             else:
                 # Let in and cancelled in the same moment.
                 self.leave(self._round)

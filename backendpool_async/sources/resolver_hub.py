@@ -41,6 +41,7 @@ class ResolverHub:
         self._nameservers = nameservers
         self._users = 0
         self._current: _Lent | None = None
+        self._former: _Lent | None = None
         self._gate = Gate(_BEGIN_AT_ONCE, _BEGIN_AGAIN_AFTER)
 
     @classmethod
@@ -75,19 +76,22 @@ class ResolverHub:
             self._gate.leave(ticket)
 
     async def _lend(self) -> _Lent:
-        now = self.loop.time()
         lent = self._current
+        if lent is None or self._is_over(lent):
+            fresh = _Lent(self._nameservers, self.loop.time() + _SHARED_FOR, self.loop)
+            self._former, self._current = lent, fresh
+            if lent is not None:
+                await lent.retire()
+            lent = fresh
+        lent.users += 1
+        return lent
+
+    def _is_over(self, lent: _Lent) -> bool:
+        if lent.is_inherited:
+            return True
         # Never a third one: in an outage each would wait seconds for answers that do not come.
-        in_time = now < lent.until or self._former_is_busy() if lent is not None else False
-        if lent is not None and in_time and not lent.is_inherited:
-            lent.users += 1
-            return lent
-        fresh = _Lent(self._nameservers, now + _SHARED_FOR, self.loop)
-        fresh.users += 1
-        self._former, self._current = lent, fresh
-        if lent is not None:
-            await lent.retire()
-        return fresh
+        is_third = self._former is not None and self._former.is_busy
+        return self.loop.time() >= lent.until and not is_third
 
 
 class _Lent:
@@ -110,6 +114,11 @@ class _Lent:
     def is_inherited(self) -> bool:
         """Whether it belongs to the process that forked this one."""
         return self._pid != os.getpid()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a lookup of this process waits for it."""
+        return self.users > 0 and not self.is_inherited
 
     async def retire(self) -> None:
         self._retired = True
