@@ -272,9 +272,11 @@ class BackendPool(LiveList, Constructors):
         taken = self._take(backends, flight.pushes)
         self._failures = 0
         if taken and not backends and (before.backends or before.error):
-            _logger.warning("%s: the list is empty now, as the source keeps saying", self._name)
+            _log(
+                logging.WARNING, f"{self._name}: the list is empty now, as the source keeps saying"
+            )
         elif taken and before.error is not None:
-            _logger.info("%s: recovered with %s", self._name, counted(len(backends)))
+            _log(logging.INFO, f"{self._name}: recovered with {counted(len(backends))}")
         self._plan_poll(ttl)
         return self._snapshot
 
@@ -324,7 +326,7 @@ class BackendPool(LiveList, Constructors):
 
     def _record(self, error: SourceError) -> None:
         if self._snapshot.error is None:
-            _logger.warning("%s", error)
+            _log(logging.WARNING, str(error))
         self._fail(error)
 
     def _plan_poll(self, ttl: float | None) -> None:
@@ -371,6 +373,14 @@ class BackendPool(LiveList, Constructors):
             _logger.warning("%s: its aclose() takes over %g s", self._name, self._timeout)
         elif not closing.cancelled() and (error := closing.exception()) is not None:
             _logger.warning("%s: its aclose() failed: %s", self._name, describe(error))
+
+
+def _log(level: int, message: str) -> None:
+    # A handler that raises would keep the answer from those who wait for it.
+    try:
+        _logger.log(level, "%s", message)
+    except Exception:  # noqa: BLE001 - see above; what it raised is its own affair
+        return
 
 
 def _seconds(name: str, value: float) -> float:

@@ -74,6 +74,37 @@ def silent_nameserver() -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
+@contextmanager
+def nameserver_of_its_own(names: int) -> Iterator[str]:
+    """A `FakeDnsServer` that no test slows down: "api0.test" and so on, with a TTL of 1."""
+    script = """
+        import asyncio, sys
+        from backendpool_async.testing.dns_server import FakeDnsServer
+
+        async def main():
+            async with FakeDnsServer() as server:
+                for index in range(int(sys.argv[1])):
+                    server.answer(f"api{index}.test", "10.0.0.1", ttl=1)
+                print(server.address, flush=True)
+                await asyncio.to_thread(sys.stdin.read)
+
+        asyncio.run(main())
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), str(names)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+            process.wait(PATIENCE)
+
+
 def nobody() -> str:
     """Return an address of this machine where nothing listens."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:

@@ -573,6 +573,21 @@ async def test_a_foreign_text_is_escaped_and_cut_before_it_is_logged(
     assert len(record.message) < 500
 
 
+async def test_a_logging_handler_that_raises_keeps_no_answer_back() -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("the disk is full")
+
+    logger = logging.getLogger("backendpool_async")
+    logger.addHandler(broken := Broken())
+    try:
+        async with BackendPool(ScriptedSource([A], OSError(), [B]), poll_interval=5) as pool:
+            await asyncio.sleep(30)
+            assert pool.backends() == (B,)
+    finally:
+        logger.removeHandler(broken)
+
+
 async def test_a_closed_pool_ends_a_pending_refresh() -> None:
     source = ScriptedSource(hang())
     pool = BackendPool(source)

@@ -87,11 +87,9 @@ class ResolverHub:
         return lent
 
     def _is_over(self, lent: _Lent) -> bool:
-        if lent.is_inherited:
-            return True
         # Never a third one: in an outage each would wait seconds for answers that do not come.
-        is_third = self._former is not None and self._former.is_busy
-        return self.loop.time() >= lent.until and not is_third
+        is_second = self._former is not None and self._former.is_busy
+        return lent.is_inherited or (self.loop.time() >= lent.until and not is_second)
 
 
 class _Lent:
