@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 # Waking the event loop costs more than what it wakes for. Where a window allows, a moment is
 # moved onto this grid, so the timers of many pools expire together.
 GRID: Final = 0.1
+_FINEST_GRID: Final = 0.001
 
 _JITTER: Final = 0.1
 _FIRST_RETRY: Final = 1.0
@@ -63,7 +64,7 @@ def moment(now: float, window: Window) -> float:
     at = now + random.uniform(*window)
     # A narrow window has a finer grid, or its moments would all be the same.
     grid = min(GRID, (window.latest - window.earliest) / 4)
-    if grid == 0:
+    if grid < _FINEST_GRID:
         return at
     above = math.ceil(at / grid) * grid
     if above <= now + window.latest:

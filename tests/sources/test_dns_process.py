@@ -199,6 +199,36 @@ print("done")
 
 
 @forks
+async def test_a_forked_child_is_not_held_up_by_a_resolver_of_its_parents_that_it_drops(
+    server: FakeDnsServer,
+) -> None:
+    script = """
+loop = asyncio.new_event_loop()
+loop.run_until_complete(pool.start())
+
+def child():
+    global pool, loop
+    loop.close()
+    del pool, loop
+    gc.collect()
+    asyncio.run(serve(1))
+    time.sleep(0.1)
+    before = use()
+    asyncio.run(serve(40))
+    deadline = time.monotonic() + 10
+    while use() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert use() <= before, (before, use())
+
+in_child(child)
+loop.run_until_complete(pool.aclose())
+loop.close()
+print("done")
+"""
+    assert await run(FORK + script, server.address) == QUIET
+
+
+@forks
 async def test_a_forked_child_reads_on_and_starts_the_inherited_pool_at_once(
     server: FakeDnsServer,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import aiodns
 import pycares
 import pytest
-from servers import nobody
+from servers import Use, nobody, until
 
 from backendpool_async import BackendPool, EmptyAnswer, SourceError
 from backendpool_async.sources import resolver_hub
 from backendpool_async.testing.dns_server import (
     FakeDnsServer,
+    cname,
     nodata,
     nxdomain,
     records,
@@ -110,6 +112,31 @@ async def test_the_configured_nameserver_is_asked_and_its_ttl_counts(
     answer = await pool._source.fetch()
     assert getattr(answer, "ttl", None) == 40
     assert (await pool.refresh()).backends == ("10.0.0.9:80", "10.0.0.10:80")
+
+
+@pytest.mark.parametrize("resolver", ["auto", "c-ares"])
+async def test_the_least_ttl_on_a_chain_of_aliases_counts(
+    configured: FakeDnsServer, resolver: Any
+) -> None:
+    configured.script("api.test", cname("b.test", ttl=9))
+    configured.answer("b.test", "10.0.0.1", ttl=40)
+    pool = BackendPool.dns("api.test", 80, resolver=resolver)
+    assert getattr(await pool._source.fetch(), "ttl", None) == 9
+    await pool.aclose()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it counts in /proc")
+@pytest.mark.parametrize("resolver", ["auto", "c-ares"])
+async def test_a_pool_that_is_closed_gives_its_resolver_back(
+    configured: FakeDnsServer, resolver: Any
+) -> None:
+    configured.answer("api.test", "10.0.0.1")
+    pool = BackendPool.dns("api.test", 80, resolver=resolver)
+    await pool.start()
+    assert Use.now().inotify == 1
+    await pool.aclose()
+    await until(lambda: Use.now().inotify == 0)
+    assert pool.backends() == ("10.0.0.1:80",)
 
 
 async def test_a_short_name_is_looked_for_in_the_search_domain_first(

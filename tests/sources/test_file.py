@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -189,22 +190,25 @@ async def test_links_that_lead_in_a_circle_are_a_failure(path: Path) -> None:
 async def test_a_file_of_more_than_64_mib_is_refused_unread(path: Path) -> None:
     write(path, "")
     os.truncate(path, 64 * 1024 * 1024 + 1)
-    assert "larger than 67108864 bytes" in await refusal(path)
+    tracemalloc.start()
+    try:
+        assert "larger than 67108864 bytes" in await refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
-async def test_a_file_that_grows_beyond_the_limit_while_it_is_read_is_refused(
+async def test_a_file_that_says_nothing_of_its_size_is_refused_beyond_the_limit_too(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file, "_MAX_BYTES", 10)
-    write(path, b"a:1\n")
-
-    def look_and_grow(descriptor: int) -> os.stat_result:
+    def look(descriptor: int) -> object:
         status = os.fstat(descriptor)
-        with open(path, "ab") as grown:
-            grown.write(b"bb:1\n" * 2)
-        return status
+        return SimpleNamespace(st_mode=status.st_mode, st_size=0, st_mtime_ns=0)
 
-    monkeypatch.setattr(file, "os", SimpleNamespace(**{**vars(os), "fstat": look_and_grow}))
+    write(path, b"a:1\n" * 3)
+    monkeypatch.setattr(file, "os", SimpleNamespace(**{**vars(os), "fstat": look}))
+    assert await fetched(path) == ("a:1",)
+    monkeypatch.setattr(file, "_MAX_BYTES", 10)
     assert "it is larger than" in await refusal(path)
 
 

@@ -140,6 +140,13 @@ def test_a_last_line_that_grows_is_read_again(count: int, mark: bytes, end: byte
     check(mark + content + b"080", parsed)
 
 
+@pytest.mark.parametrize("prefix", [b"#", b"x", b" ", codecs.BOM_UTF8, b"a:1\n"])
+def test_a_first_line_that_changes_at_its_beginning_is_read_again(prefix: bytes) -> None:
+    for lines in (["h:1", "i:1"], ["h:1", *numbered(5_000)]):
+        content = "\n".join([*lines, ""]).encode()
+        check(prefix + content, check(content))
+
+
 def test_what_did_not_change_is_not_made_anew() -> None:
     lines = numbered(50_000)
     before = check("\n".join([*lines, ""]).encode())

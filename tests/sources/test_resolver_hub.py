@@ -50,7 +50,6 @@ class Peak:
 
     def __init__(self) -> None:
         self.before = self.most = Use.now()
-        self.begun = time.monotonic()
 
     async def __aenter__(self) -> Self:
         self._looking = asyncio.create_task(self._look())
@@ -86,25 +85,6 @@ async def test_a_thousand_pools_hold_four_threads_and_twenty_descriptors_and_one
     assert peak.most.threads - peak.before.threads <= 4
     assert peak.most.descriptors - peak.before.descriptors <= 20
     # One, and one more while a resolver follows another.
-    assert peak.most.inotify - peak.before.inotify <= 2
-
-
-@linux
-async def test_an_outage_does_not_gather_resolvers(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Ten times as many as a second would bring.
-    monkeypatch.setattr(resolver_hub, "_SHARED_FOR", 0.1)
-    with silent_nameserver() as nameserver:
-        pools = [
-            BackendPool.dns(
-                f"api{index}.test", 80, nameservers=[nameserver], poll_interval=0.2, timeout=1.0
-            )
-            for index in range(50)
-        ]
-        async with Peak() as peak:
-            await asyncio.gather(*(pool.start(required=False) for pool in pools))
-            await until(lambda: time.monotonic() - peak.begun > 3)
-            await asyncio.gather(*(pool.aclose() for pool in pools))
-    assert peak.most.threads - peak.before.threads <= 4
     assert peak.most.inotify - peak.before.inotify <= 2
 
 
@@ -275,6 +255,33 @@ async def test_a_resolver_that_is_replaced_finishes_what_it_was_asked(
     assert [resolver._closed for resolver in seen] == [True, False]
     await hub.leave()
     assert [resolver._closed for resolver in seen] == [True, True]
+
+
+async def test_there_is_no_third_resolver_as_long_as_a_lookup_waits_for_the_first(
+    server: FakeDnsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolver_hub, "_SHARED_FOR", 0.0)
+    hub = ResolverHub.join([server.address])
+    ended = asyncio.Event()
+    seen: list[object] = []
+
+    async def hang(resolver: object) -> None:
+        seen.append(resolver)
+        await ended.wait()
+
+    async def ask(resolver: object) -> None:
+        seen.append(resolver)
+
+    hanging = asyncio.create_task(hub.lookup(hang))
+    await until(lambda: seen)
+    for _ in range(3):
+        await hub.lookup(ask)
+    assert [resolver is seen[1] for resolver in seen] == [False, True, True, True]
+    ended.set()
+    await hanging
+    await hub.lookup(ask)
+    assert seen[-1] not in seen[:-1]
+    await hub.leave()
 
 
 async def test_pools_with_the_same_nameservers_share_a_hub_and_others_do_not(
