@@ -7,7 +7,7 @@ import operator
 import re
 from typing import Final, NoReturn, Self
 
-from backendpool_async.errors import InvalidBackend
+from backendpool_async.errors import InvalidBackend, quote
 
 _HIGHEST_WEIGHT: Final = 65_535
 
@@ -95,7 +95,7 @@ class WeightedBackend(Backend):
     def _of(cls, canonical: str, weight: int) -> Self:
         if type(weight) is not int or not 1 <= weight <= _HIGHEST_WEIGHT:
             raise InvalidBackend(
-                canonical, f"weight {weight!r} is no whole number from 1 to {_HIGHEST_WEIGHT}"
+                canonical, f"weight {quote(weight)} is no whole number from 1 to {_HIGHEST_WEIGHT}"
             )
         self = str.__new__(cls, canonical)
         object.__setattr__(self, "_weight", weight)

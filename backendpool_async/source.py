@@ -16,7 +16,7 @@ from backendpool_async.bulk import (
     parse_backends,
     parsed_chunks,
 )
-from backendpool_async.errors import quote
+from backendpool_async.errors import InvalidBackend, quote
 
 
 class Answer:
@@ -119,6 +119,8 @@ def as_source(source: Source | SourceFunction) -> Source:
     if inspect.iscoroutine(source):
         source.close()
         raise TypeError("a source is the function itself: pass it without calling it")
+    if isinstance(source, type):
+        raise TypeError(f"a source is an instance: pass {source.__name__}(), not the class")
     if inspect.isasyncgenfunction(source):
         raise TypeError("a source returns the whole list: this function yields it piecemeal")
     if isinstance(source, Source):
@@ -153,6 +155,9 @@ async def checked(
         return result
     if _is_plainly(held, result):
         return Answer._of_parsed(held)
+    if isinstance(result, (set, frozenset)) and len(result) > limit:
+        # Found out before it is sorted, which would hold the loop for as long as it is large.
+        raise InvalidBackend(next(iter(result)), f"more than max_backends={limit} entries")
     collector = Collector(limit)
     for chunk in parsed_chunks(result):
         collector.add(chunk)

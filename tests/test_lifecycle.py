@@ -534,6 +534,7 @@ def test_what_is_no_source_is_refused_with_a_hint() -> None:
         (None, "BackendPool.static"),
         (fetch(), "without calling it"),
         (piecemeal, "yields it piecemeal"),
+        (ScriptedSource, r"pass ScriptedSource\(\)"),
     ):
         with pytest.raises(TypeError, match=words):
             BackendPool(wrong)  # type: ignore[arg-type]  # the mistake

@@ -146,6 +146,19 @@ async def test_a_list_is_parsed_and_has_no_ttl() -> None:
     assert (answer.backends, answer.ttl) == (("a:1", "b:1"), None)
 
 
+class Sorted(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise AssertionError("it was sorted")
+
+
+async def test_a_set_beyond_the_limit_is_refused_before_it_is_sorted() -> None:
+    assert (await checked({"b:1", "a:1"}, 2)).backends == ("a:1", "b:1")
+    with pytest.raises(InvalidBackend, match="more than max_backends=2"):
+        await checked({Sorted(f"h{n}:1") for n in range(3)}, 2)
+
+
 async def test_a_list_that_says_what_is_held_already_is_not_made_anew() -> None:
     held = (Backend("a:1"), Backend("b:1"))
     for result in (["a:1", "b:1"], ("a:1", "b:1"), list(held)):
