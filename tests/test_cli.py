@@ -38,6 +38,7 @@ def no_blocking_call() -> Iterator[None]:
     with blockbuster_ctx("backendpool_async") as blockbuster:
         for function in blockbuster.functions.values():
             function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")
+            function.can_block_in("coverage/collector.py", "lock_data")
             function.can_block_in("asyncinotify/__init__.py", "_get")  # reads when it is ready
             function.can_block_in("backendpool_async/cli.py", "_print_lines")
         yield
