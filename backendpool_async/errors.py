@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Self
 
 _LONGEST_QUOTE = 120
+_LONGEST_REASON = 400
 
 
 def quote(text: object) -> str:
@@ -39,15 +40,21 @@ def _text(thing: object) -> str:
 def describe(error: BaseException) -> str:
     """Return an exception on one short line: its type, and its message escaped as by `quote`.
 
-    What this library raised is escaped already, and speaks for itself.
+    An `InvalidBackend` has escaped what it quotes, and speaks for itself.
 
     >>> describe(OSError("no such\\nhost"))
     "OSError: 'no such\\\\nhost'"
     """
     text = _text(error)
-    if isinstance(error, BackendPoolError):
+    if isinstance(error, InvalidBackend):
         return text
     return f"{type(error).__name__}: {quote(text)}" if text else type(error).__name__
+
+
+def reason_of(error: SourceError) -> str:
+    """Return the reason of an error that a source may have made itself, fit for a message."""
+    reason = _text(getattr(error, "reason", type(error).__name__))
+    return reason if reason.isprintable() and len(reason) <= _LONGEST_REASON else quote(reason)
 
 
 def counted(backends: int) -> str:

@@ -105,13 +105,17 @@ class Flight:
     def _end(self, outcome: Outcome) -> None:
         if self._land is not None:
             land, self._land = self._land, None
-            self._deliver(land(self, outcome))
+            try:
+                result = land(self, outcome)
+            except Exception as error:
+                # Whatever went wrong there, nobody waits for ever.
+                self._deliver(BackendPoolError(f"the answer could not be taken: {error!r}"))
+                raise
+            self._deliver(result)
 
     def _deliver(self, result: Snapshot | BackendPoolError) -> None:
         waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if waiter.done():
-                continue
+        for waiter in [waiter for waiter in waiters if not waiter.done()]:
             if isinstance(result, Snapshot):
                 waiter.set_result(result)
             else:

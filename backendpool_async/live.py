@@ -16,7 +16,8 @@ from backendpool_async.errors import PoolClosed, SourceError
 from backendpool_async.snapshot import Snapshot
 
 # Writers only; no reader takes it. One for all pools: it is held for a few instructions, and a
-# fork can then wait until no thread holds it. Reentrant, because a signal handler may push too.
+# fork can then wait until no thread holds it. Reentrant: a signal handler that
+# pushes while it is held may lose to the push it interrupts, but never waits for it.
 _writing = threading.RLock()
 if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
     os.register_at_fork(
@@ -48,7 +49,7 @@ class LiveList(CopiesShare):
         self._negatives = 0
         self._closings = 0
         self._closed = False
-        self._wakers: tuple[Callable[[], None], ...] = ()
+        self._wakers: dict[Callable[[], None], None] = {}
 
     def backends(self) -> tuple[Backend, ...]:
         """Return the list as it is now; lock-free, from any task or thread, at any time.
@@ -141,14 +142,16 @@ class LiveList(CopiesShare):
 
     def _add_waker(self, waker: Callable[[], None]) -> None:
         with _writing:
-            self._wakers = (*self._wakers, waker)
+            self._wakers[waker] = None
 
     def _remove_waker(self, waker: Callable[[], None]) -> None:
         with _writing:
-            self._wakers = tuple(other for other in self._wakers if other is not waker)
+            self._wakers.pop(waker, None)
 
     def _wake(self) -> None:
-        for waker in self._wakers:
+        with _writing:
+            wakers = tuple(self._wakers)
+        for waker in wakers:
             waker()
 
     def _take(self, backends: tuple[Backend, ...], pushes: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
@@ -19,10 +18,13 @@ from backendpool_async.errors import (
     SourceTimeout,
     counted,
     describe,
+    reason_of,
     without_tracebacks,
 )
 from backendpool_async.flight import Flight, Outcome
+from backendpool_async.keywords import count, seconds
 from backendpool_async.live import LiveList
+from backendpool_async.logs import log
 from backendpool_async.run import Run
 from backendpool_async.schedule import expiry, first_poll, next_poll, retry
 from backendpool_async.snapshot import Snapshot
@@ -36,8 +38,6 @@ from backendpool_async.source import (
     name_of,
 )
 from backendpool_async.sources.static import StaticSource
-
-_logger = logging.getLogger("backendpool_async")
 
 
 class BackendPool(LiveList, Constructors):
@@ -88,15 +88,15 @@ class BackendPool(LiveList, Constructors):
         max_backends: int = DEFAULT_MAX_BACKENDS,
         initial: Iterable[str] = (),
     ) -> None:
-        self._poll_interval = _seconds("poll_interval", poll_interval)
-        self._timeout = _seconds("timeout", timeout)
-        self._empty_after = None if empty_after is None else _count("empty_after", empty_after)
-        _count("max_backends", max_backends)
+        self._poll_interval = seconds("poll_interval", poll_interval)
+        self._timeout = seconds("timeout", timeout)
+        self._empty_after = None if empty_after is None else count("empty_after", empty_after)
+        count("max_backends", max_backends)
         self._source = as_source(source)
         self._failures = 0
         self._run: Run | None = None
         self._flight: Flight | None = None
-        self._stubborn: asyncio.Task[Answer] | None = None
+        self._stubborn: Flight | None = None
         if isinstance(self._source, StaticSource):
             initial = self._source.entries
         super().__init__(name_of(self._source), parse_backends(initial, max_backends), max_backends)
@@ -111,8 +111,8 @@ class BackendPool(LiveList, Constructors):
 
         A pool can be started again after `aclose()`, on any event loop.
         """
-        self._closed = False
         if isinstance(self._source, StaticSource):
+            self._closed = False
             return
         run = await self._started()
         if run.first.done() and run.starters == 0:
@@ -122,17 +122,19 @@ class BackendPool(LiveList, Constructors):
         try:
             error = await asyncio.shield(run.first)
         except asyncio.CancelledError:
-            if run.starters == 1 and not run.first.done():
+            if run.starters == 1 and not run.wanted:
                 await run.stop()
             raise
         finally:
             run.starters -= 1
-        if isinstance(error, SourceError) and (not required or self._snapshot.backends):
+        if error is None or (
+            isinstance(error, SourceError) and (not required or self._snapshot.backends)
+        ):
+            run.wanted = True
             return
-        if error is not None:
-            if run.starters == 0 and not run.wanted:
-                await run.stop()
-            raise error.fresh() if isinstance(error, SourceError) else error
+        if run.starters == 0 and not run.wanted:
+            await run.stop()
+        raise error.fresh() if isinstance(error, SourceError) else error
 
     async def refresh(self) -> Snapshot:
         """Ask the source now and return the snapshot that came of it; works without `start()`.
@@ -167,8 +169,8 @@ class BackendPool(LiveList, Constructors):
         released what it held; a source that swallows its cancellation is given up after
         `timeout`. Closing twice, or a pool that was never started, does no harm.
         """
-        self._close()
         run = self._current_run()
+        self._close()
         closed = self._closed_error()
         if self._flight is not None:
             self._flight.cancel(closed)
@@ -177,7 +179,8 @@ class BackendPool(LiveList, Constructors):
                 run.first.set_result(closed)
             await run.stop()
         elif self._flight is not None:
-            await self._release()
+            await self._end_flight()
+            await self._close_source()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -217,8 +220,12 @@ class BackendPool(LiveList, Constructors):
         return run
 
     async def _started(self) -> Run:
+        closings = self._closings
         while (run := self._current_run()) is not None and run.stopping:
             await asyncio.wait({run.task})
+            if self._closings != closings:
+                raise self._closed_error()
+        self._closed = False
         if run is None:
             self._failures = 0
             run = self._run = Run(
@@ -230,21 +237,24 @@ class BackendPool(LiveList, Constructors):
         try:
             await self._asked()
         except BackendPoolError as error:
-            return error
+            return error.with_traceback(None)
         return None
 
     async def _asked(self) -> Snapshot:
         self._current_run()
+        closings = self._closings
         while (flight := self._flight) is not None and flight.ended:
             await flight.gone(self._timeout)
             self._leave(flight)
+            if self._closings != closings:
+                raise self._closed_error()
         if flight is None:
             flight = self._flight = Flight(self._fetch(), self._timeout, self._pushes, self._land)
         return await flight.wait()
 
     async def _fetch(self) -> Answer:
         stubborn, self._stubborn = self._stubborn, None
-        if stubborn is not None and not stubborn.done():
+        if stubborn is not None and not stubborn.task.done() and not stubborn.is_lost:
             self._stubborn = stubborn
             raise SourceTimeout(self._name, "the fetch that was given up has not ended yet")
         return await checked(await self._source.fetch(), self._max_backends, self.backends())
@@ -263,7 +273,7 @@ class BackendPool(LiveList, Constructors):
         if self._flight is flight:
             self._flight = None
             if not flight.task.done():
-                self._stubborn = flight.task
+                self._stubborn = flight
 
     def _believe(
         self, backends: tuple[Backend, ...], ttl: float | None, flight: Flight
@@ -272,11 +282,9 @@ class BackendPool(LiveList, Constructors):
         taken = self._take(backends, flight.pushes)
         self._failures = 0
         if taken and not backends and (before.backends or before.error):
-            _log(
-                logging.WARNING, f"{self._name}: the list is empty now, as the source keeps saying"
-            )
+            log(logging.WARNING, f"{self._name}: the list is empty now, as the source keeps saying")
         elif taken and before.error is not None:
-            _log(logging.INFO, f"{self._name}: recovered with {counted(len(backends))}")
+            log(logging.INFO, f"{self._name}: recovered with {counted(len(backends))}")
         self._plan_poll(ttl)
         return self._snapshot
 
@@ -286,10 +294,12 @@ class BackendPool(LiveList, Constructors):
         self._negatives += 1
         if self._empty_after is not None and self._negatives >= self._empty_after:
             return self._believe((), None, flight)
-        count = (
+        times = (
             f"{self._negatives} of {self._empty_after}" if self._empty_after else "never believed"
         )
-        error = EmptyAnswer(self._name, f"{empty.reason} (negative answer {count})", self._kept())
+        error = EmptyAnswer(
+            self._name, f"{reason_of(empty)} (negative answer {times})", self._kept()
+        )
         error.__cause__ = empty.__cause__ and without_tracebacks(empty.__cause__)
         self._record(error)
         if self._snapshot.backends:
@@ -307,11 +317,11 @@ class BackendPool(LiveList, Constructors):
     def _explained(self, outcome: BaseException, *, overdue: bool) -> SourceError:
         if overdue:
             return SourceTimeout(self._name, f"no answer within {self._timeout:g} s", self._kept())
-        if isinstance(outcome, SourceError):
-            error = type(outcome)(self._name, outcome.reason, self._kept())
+        kind = SourceTimeout if isinstance(outcome, (SourceTimeout, TimeoutError)) else SourceError
+        if isinstance(outcome, SourceError) and type(outcome) in (SourceError, SourceTimeout):
+            error = kind(self._name, reason_of(outcome), self._kept())
             cause = outcome.__cause__
         else:
-            kind = SourceTimeout if isinstance(outcome, TimeoutError) else SourceError
             error = kind(self._name, describe(outcome), self._kept())
             cause = outcome
         error.__cause__ = cause and without_tracebacks(cause)
@@ -326,7 +336,7 @@ class BackendPool(LiveList, Constructors):
 
     def _record(self, error: SourceError) -> None:
         if self._snapshot.error is None:
-            _log(logging.WARNING, str(error))
+            log(logging.WARNING, str(error))
         self._fail(error)
 
     def _plan_poll(self, ttl: float | None) -> None:
@@ -344,56 +354,40 @@ class BackendPool(LiveList, Constructors):
             self._run.alarm.set(retry(self._failures, self._poll_interval))
 
     async def _end_run(self) -> None:
-        await self._release()
-        self._run = None
+        try:
+            await self._end_flight()
+            await self._close_source()
+        finally:
+            self._run = None
 
     async def _release_unless_running(self) -> None:
         if self._run is None and (self._flight is None or self._flight.ended):
-            await self._release()
+            await self._end_flight()
+            # Somebody may have begun anew meanwhile.
+            if self._run is None and self._flight is None:
+                await self._close_source()
 
-    async def _release(self) -> None:
+    async def _end_flight(self) -> None:
         flight = self._flight
-        if flight is not None:
-            flight.cancel(self._closed_error())
-            if not await flight.gone(self._timeout):
-                _logger.warning(
-                    "%s: its fetch swallows cancellation; given up after %g s",
-                    self._name,
-                    self._timeout,
-                )
-            self._leave(flight)
-        if isinstance(self._source, ClosableSource):
-            await self._close_source(self._source)
+        if flight is None:
+            return
+        flight.cancel(self._closed_error())
+        if not await flight.gone(self._timeout):
+            log(
+                logging.WARNING,
+                f"{self._name}: its fetch swallows cancellation;"
+                f" given up after {self._timeout:g} s",
+            )
+        self._leave(flight)
 
-    async def _close_source(self, source: ClosableSource) -> None:
+    async def _close_source(self) -> None:
+        source = self._source
+        if not isinstance(source, ClosableSource):
+            return
         closing = asyncio.get_running_loop().create_task(source.aclose())
         done, _ = await asyncio.wait({closing}, timeout=self._timeout)
         if not done:
             closing.cancel()
-            _logger.warning("%s: its aclose() takes over %g s", self._name, self._timeout)
+            log(logging.WARNING, f"{self._name}: its aclose() takes over {self._timeout:g} s")
         elif not closing.cancelled() and (error := closing.exception()) is not None:
-            _logger.warning("%s: its aclose() failed: %s", self._name, describe(error))
-
-
-def _log(level: int, message: str) -> None:
-    # A handler that raises would keep the answer from those who wait for it.
-    try:
-        _logger.log(level, "%s", message)
-    except Exception:  # noqa: BLE001 - see above; what it raised is its own affair
-        return
-
-
-def _seconds(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r} is no number of seconds")
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name}={value!r} is not above 0 and finite")
-    return float(value)
-
-
-def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}={value!r} is no whole number")
-    if value < 1:
-        raise ValueError(f"{name}={value!r} is not at least 1")
-    return value
+            log(logging.WARNING, f"{self._name}: its aclose() failed: {describe(error)}")

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import threading
+from collections.abc import Coroutine
 from concurrent.futures import Future
+from typing import Any, Final, TypeVar
 
 import anyio
 from anyio.from_thread import BlockingPortal
+
+from backendpool_async.flight import leave_quietly
+
+T = TypeVar("T")
+
+
+# How long the end of the thread is waited for: a source that swallows cancellation holds it up.
+_PATIENCE: Final = 5.0
+
+
+def run_bounded(main: Coroutine[Any, Any, T], patience: float) -> T:
+    """Run a coroutine as `asyncio.run` does, but leave behind a task that does not end.
+
+    `asyncio.run` waits for ever for one that swallows its cancellation.
+    """
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+            leave_quietly(task)
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=patience))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
 
 
 class SharedPortal:
@@ -30,7 +60,7 @@ class SharedPortal:
 
     def acquire(self) -> BlockingPortal:
         """Return the portal, to be given back with `release`."""
-        if self._pid != os.getpid():
+        if self._pid != os.getpid():  # pragma: no cover - in a forked child, which is not traced
             self._begin()
         with self._lock:
             if self._portal is None:
@@ -50,7 +80,7 @@ class SharedPortal:
             if self._users == 0:
                 self._end()
 
-    def end_at_exit(self) -> None:
+    def end_at_exit(self) -> None:  # pragma: no cover - at exit; tested in subprocesses
         """End the thread, whoever still uses it."""
         if self._pid == os.getpid():
             with self._lock:
@@ -58,16 +88,16 @@ class SharedPortal:
 
     def _end(self) -> None:
         portal, self._portal = self._portal, None
-        if portal is not None and self._thread is not None:
+        if portal is not None and self._thread is not None:  # pragma: no branch - at exit only
             portal.call(portal.stop, True)
-            self._thread.join()
+            self._thread.join(_PATIENCE)
 
 
 def _run(started: Future[BlockingPortal]) -> None:
     try:
         anyio.run(_serve, started)
     except BaseException as error:
-        if started.done():
+        if started.done():  # pragma: no cover - after it was handed out, nothing here fails
             raise
         started.set_exception(error)
 

@@ -106,7 +106,9 @@ class Run:
         while not self.stopping:
             try:
                 await source.changed()
-            except Exception as error:  # noqa: BLE001 - whatever a source raises, the pool lives
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and self.stopping:
+                    raise
                 if not silent:
                     silent = True
                     _logger.warning(
@@ -115,6 +117,8 @@ class Run:
                         describe(error),
                     )
                 await asyncio.sleep(self._interval)
+                # What changed meanwhile was told to nobody.
+                self.alarm.ring()
                 continue
             silent = False
             await asyncio.sleep(limit.delay(self.loop.time()))

@@ -13,6 +13,7 @@ _FINEST_GRID: Final = 0.001
 
 _JITTER: Final = 0.1
 _FIRST_RETRY: Final = 1.0
+_SHORTEST_TTL: Final = 0.1
 _RETRY_FACTOR: Final = 1.6
 _RETRY_JITTER: Final = 0.2
 
@@ -41,8 +42,11 @@ def next_poll(interval: float) -> Window:
 def expiry(ttl: float, interval: float) -> Window:
     """Return the window after an answer with a time to live: not before it has passed.
 
-    The poll interval is the limit, with its jitter taken off rather than added.
+    The poll interval is the limit, with its jitter taken off rather than added: an answer that is
+    good for longer is asked for again at 90 % of it at the soonest. A TTL below 0.1 s counts
+    as that: 0 means "do not keep", not "ask all the time".
     """
+    ttl = max(ttl, min(_SHORTEST_TTL, interval))
     if ttl >= interval:
         return Window(interval * (1 - _JITTER), interval)
     return Window(ttl, min(ttl * (1 + _JITTER), interval))

@@ -17,7 +17,7 @@ from backendpool_async import pool as asynchronous
 from backendpool_async.backend import Backend
 from backendpool_async.constructors import Constructors, PoolOptions
 from backendpool_async.copies import CopiesShare
-from backendpool_async.portal import SHARED
+from backendpool_async.portal import SHARED, run_bounded
 from backendpool_async.snapshot import Snapshot
 from backendpool_async.source import Source, SourceFunction
 from backendpool_async.sources.static import StaticSource
@@ -68,7 +68,9 @@ class BackendPool(CopiesShare, Constructors):
         if isinstance(self._pool._source, StaticSource):
             self._pool._closed = False
             return
-        with self._exclusively():
+        self._exclusively()
+        # Not beside a `refresh()` of another thread, on an event loop of its own.
+        with self._fetching, self._exclusively():
             if self._portal is None:
                 self._portal = SHARED.acquire()
             portal = self._portal
@@ -95,7 +97,10 @@ class BackendPool(CopiesShare, Constructors):
             return portal.call(self._pool.refresh)
         self._exclusively()
         with self._fetching:
-            return asyncio.run(self._pool.refresh())
+            portal = self._portal
+            if portal is None:  # pragma: no branch - else another thread started it in between
+                return run_bounded(self._pool.refresh(), self._pool._timeout)
+        return portal.call(self._pool.refresh)  # pragma: no cover - see above
 
     def wait_ready(self, timeout: float | None = None, min_backends: int = 1) -> Snapshot:
         """Return the snapshot as soon as it has `min_backends`.
@@ -180,7 +185,7 @@ class BackendPool(CopiesShare, Constructors):
         SHARED.release()
 
     def _exclusively(self) -> threading.Lock:
-        if self._pid != os.getpid():
+        if self._pid != os.getpid():  # pragma: no cover - in a forked child, which is not traced
             # Forked: the thread that kept it fresh, or held the lock, is not in this process.
             self._own()
             self._portal = None

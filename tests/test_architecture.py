@@ -16,7 +16,7 @@ PACKAGE = Path(backendpool_async.__file__).parent
 # From the ground up: a room imports only from lines above its own.
 FLOORS = [
     {"errors"},
-    {"backend", "copies", "threads", "schedule"},
+    {"backend", "copies", "keywords", "logs", "threads", "schedule"},
     {"bulk", "snapshot", "alarm"},
     {"source"},
     {"sources", "flight"},

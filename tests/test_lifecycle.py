@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from backendpool_async import BackendPool, EmptyAnswer, PoolClosed, Snapshot, SourceError
+from backendpool_async import (
+    Answer,
+    BackendPool,
+    BackendPoolError,
+    EmptyAnswer,
+    PoolClosed,
+    Snapshot,
+    SourceError,
+)
+from backendpool_async.flight import Flight
 from backendpool_async.testing import (
     HintingSource,
     ScriptedSource,
@@ -436,7 +445,7 @@ async def test_a_watch_that_is_left_leaves_nothing_in_the_pool() -> None:
     await asyncio.sleep(0)
     pending.cancel()
     await asyncio.wait({pending})
-    assert pool._wakers == ()
+    assert not pool._wakers
 
 
 async def test_a_watch_sees_updates_from_another_thread() -> None:
@@ -550,3 +559,114 @@ async def test_an_update_with_a_bad_entry_changes_nothing() -> None:
     assert pool.snapshot is held
     pool.update([])
     assert pool.backends() == ()
+
+
+@virtual
+async def test_a_start_that_waits_for_a_close_is_ended_by_the_next_close() -> None:
+    source = ScriptedSource([A], stubborn(2), [B])
+    pool = BackendPool(source, poll_interval=10)
+    await pool.start()
+    await source.called(2)
+    closing = asyncio.create_task(pool.aclose())
+    await asyncio.sleep(0.1)
+    starting = asyncio.create_task(pool.start())
+    await asyncio.sleep(0.1)
+    await pool.aclose()
+    await closing
+    with pytest.raises(PoolClosed):
+        await starting
+    assert not others()
+
+
+@virtual
+async def test_a_refresh_that_waits_for_a_cancelled_one_is_ended_by_a_close() -> None:
+    source = ScriptedSource(stubborn(2), [B])
+    pool = BackendPool(source)
+    first = asyncio.create_task(pool.refresh())
+    await source.called()
+    first.cancel()
+    await asyncio.sleep(0.1)
+    second = asyncio.create_task(pool.refresh())
+    await asyncio.sleep(0.1)
+    await pool.aclose()
+    with pytest.raises(PoolClosed):
+        await second
+    await asyncio.wait({first})
+    assert source.calls == 1
+
+
+@virtual
+async def test_a_start_that_is_cancelled_as_its_answer_lands_leaves_nothing_running() -> None:
+    source = ScriptedSource(gated([A]))
+    pool = BackendPool(source)
+    starting = asyncio.create_task(pool.start())
+    await source.called()
+    source.release()
+    while pool._run is None or not pool._run.first.done():  # noqa: ASYNC110 - this very turn
+        await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait({starting})
+    assert starting.cancelled()
+    assert not others()
+
+
+@virtual
+async def test_a_close_that_is_refused_on_another_loop_closes_nothing() -> None:
+    async with BackendPool(ScriptedSource([A])) as pool:
+
+        async def elsewhere() -> None:
+            with pytest.raises(RuntimeError, match="another event loop"):
+                await pool.aclose()
+
+        await asyncio.to_thread(asyncio.run, elsewhere())
+        assert (await pool.wait_ready()).backends == (A,)
+        assert not pool._closed
+
+
+@virtual
+async def test_hints_that_cancel_themselves_once_go_on() -> None:
+    class Once(HintingSource):
+        failed = False
+
+        async def changed(self) -> None:
+            if not self.failed:
+                self.failed = True
+                raise asyncio.CancelledError
+            await super().changed()
+
+    source = Once([A])
+    async with BackendPool(source, poll_interval=10):
+        await asyncio.sleep(30)
+        calls = source.calls
+        source.hint()
+        await asyncio.sleep(0.01)
+        assert source.calls == calls + 1
+
+
+def test_a_fetch_left_behind_on_a_closed_loop_does_not_block_the_next() -> None:
+    source = ScriptedSource(stubborn(1e6), [A])
+    pool = BackendPool(source, timeout=1)
+    loop = VirtualTimeLoop()
+    with pytest.raises(SourceError):
+        loop.run_until_complete(pool._asked())
+    loop.close()
+
+    async def main() -> None:
+        assert (await pool.refresh()).backends == (A,)
+
+    run(main())
+
+
+async def test_an_answer_that_cannot_be_taken_leaves_nobody_waiting() -> None:
+    def land(*_: object) -> Snapshot:
+        raise KeyError("a mistake of ours")
+
+    async def fetch() -> Answer:
+        return Answer([A])
+
+    reported: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    flight = Flight(fetch(), 5, 0, land)
+    with pytest.raises(BackendPoolError, match="a mistake of ours"):
+        await flight.wait()
+    assert len(reported) == 1

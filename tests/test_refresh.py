@@ -588,6 +588,30 @@ async def test_a_logging_handler_that_raises_keeps_no_answer_back() -> None:
         logger.removeHandler(broken)
 
 
+async def test_an_error_of_a_kind_that_a_source_made_itself_is_a_failure_like_any_other() -> None:
+    class RegistryDown(SourceError):
+        def __init__(self, status: int) -> None:
+            Exception.__init__(self, status)
+
+    pool = BackendPool(ScriptedSource(RegistryDown(500), SourceError("x", "a\nforged line")))
+    with pytest.raises(SourceError, match="RegistryDown") as caught:
+        await pool.refresh()
+    assert isinstance(caught.value.__cause__, RegistryDown)
+    with pytest.raises(SourceError, match=r"a\\nforged line"):
+        await pool.refresh()
+
+
+async def test_a_ttl_of_zero_is_no_busy_loop() -> None:
+    class Unkept(ScriptedSource):
+        async def fetch(self) -> Answer:  # type: ignore[override]  # an Answer instead of a list
+            return Answer(await super().fetch(), ttl=0)
+
+    source = Unkept([A])
+    async with BackendPool(source, poll_interval=30):
+        await asyncio.sleep(10)
+    assert 80 <= source.calls <= 110
+
+
 async def test_a_closed_pool_ends_a_pending_refresh() -> None:
     source = ScriptedSource(hang())
     pool = BackendPool(source)

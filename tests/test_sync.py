@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from backendpool_async import Backend, InvalidBackend, PoolClosed, SourceError
+from backendpool_async import Backend, InvalidBackend, PoolClosed, SourceError, SourceTimeout
 from backendpool_async.portal import SHARED
 from backendpool_async.sync import BackendPool
 
@@ -265,6 +265,19 @@ def test_a_child_reads_on_and_can_start_its_own(tmp_path: Path) -> None:
         assert os.waitstatus_to_exitcode(status) == 0
         assert report.read_text() == "True True True"
         assert pool.backends() == ("10.0.0.1:80",)
+
+
+def test_a_source_that_swallows_cancellation_holds_up_no_refresh() -> None:
+    async def stubborn() -> list[str]:
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                continue
+
+    pool = BackendPool(stubborn, timeout=0.05)
+    with pytest.raises(SourceTimeout):
+        pool.refresh()
 
 
 SCRIPTS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import threading
 from typing import BinaryIO, Final, NamedTuple
 
 from backendpool_async.errors import EmptyAnswer, SourceError, quote
@@ -41,11 +42,11 @@ class FileSource:
         if not isinstance(self._path, str) or not self._path or "\0" in self._path:
             raise ValueError(f"no file can have the name {quote(self._path)}")
         self._max_entries = max_entries
-        self._reading = False
+        self._reader: threading.Thread | None = None
         self._parsed = NOTHING
 
     async def fetch(self) -> Answer:
-        if self._reading:
+        if self._reader is not None and self._reader.is_alive():
             raise SourceError(str(self), "an earlier read has not returned yet")
         looked = await in_thread(self._look)
         if isinstance(looked, bytes):
@@ -62,7 +63,7 @@ class FileSource:
     def _look(self) -> Parsed | bytes:
         """Return what is in the file now; its bytes, where they are not to be believed yet."""
         content, stable = self._read()
-        if content == self._parsed.content:
+        if content == self._parsed.content and self._parsed is not NOTHING:
             return self._parsed
         return self._parse(content) if stable else content
 
@@ -76,11 +77,11 @@ class FileSource:
         raise SourceError(str(self), "the file keeps changing while it is read")
 
     def _read(self) -> _Read:
-        self._reading = True
+        self._reader = threading.current_thread()
         try:
             return _read(self._path, self._parsed.content)
         finally:
-            self._reading = False
+            self._reader = None
 
     def _parse(self, content: bytes) -> Parsed:
         return parse(content, self._parsed, self._max_entries, self._path)

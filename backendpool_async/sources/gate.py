@@ -19,7 +19,7 @@ class Gate:
         self._interval = interval
         self._inside = 0
         self._round = 0
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._queue: deque[asyncio.Future[int]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     async def enter(self) -> int:
@@ -28,12 +28,12 @@ class Gate:
             self._inside += 1
             return self._round
         loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
+        turn: asyncio.Future[int] = loop.create_future()
         self._queue.append(turn)
         if self._timer is None:
             self._timer = loop.call_later(self._interval, self._next_round)
         try:
-            await turn
+            return await turn
         except asyncio.CancelledError:
             if turn.cancelled():
                 # Its turn may have come, and been passed over, since.
@@ -41,9 +41,8 @@ class Gate:
                     self._queue.remove(turn)
             else:
                 # Let in and cancelled in the same moment.
-                self.leave(self._round)
+                self.leave(turn.result())
             raise
-        return self._round
 
     def leave(self, ticket: int) -> None:
         """Make room for the next."""
@@ -64,7 +63,7 @@ class Gate:
         while self._queue and self._inside < self._width:
             turn = self._queue.popleft()
             if not turn.done():
-                turn.set_result(None)
+                turn.set_result(self._round)
                 self._inside += 1
         if not self._queue and self._timer is not None:
             self._timer.cancel()

@@ -1,0 +1,23 @@
+"""Checks of the numbers that constructors take."""
+
+from __future__ import annotations
+
+import math
+
+
+def seconds(name: str, value: float) -> float:
+    """Return a number of seconds above 0; TypeError or ValueError naming the keyword."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r} is no number of seconds")
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name}={value!r} is not above 0 and finite")
+    return float(value)
+
+
+def count(name: str, value: int) -> int:
+    """Return a whole number of at least 1; TypeError or ValueError naming the keyword."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r} is no whole number")
+    if value < 1:
+        raise ValueError(f"{name}={value!r} is not at least 1")
+    return value
