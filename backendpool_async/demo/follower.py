@@ -34,9 +34,9 @@ class Follower:
     def __init__(self, name: str, pool: BackendPool) -> None:
         self.name = name
         self.pool = pool
-        self.tally = Tally()
+        self.tally: Tally = Tally()
         self._stirred = asyncio.Event()
-        self.is_broken = False
+        self.is_broken: bool = False
         self._broke_at = 0.0
 
     async def follow(self) -> None:

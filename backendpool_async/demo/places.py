@@ -18,7 +18,7 @@ class ListFile:
     """A file with one backend a line."""
 
     def __init__(self, directory: str) -> None:
-        self.path = Path(directory, "backends.txt")
+        self.path: Path = Path(directory, "backends.txt")
 
     async def publish(self, backends: Sequence[str]) -> None:
         """Replace the file by a complete one, as deployment tools do."""
@@ -41,7 +41,7 @@ class ServedName:
     port: Final = 80
 
     def __init__(self, server: FakeDnsServer, ttl: int) -> None:
-        self.address = server.address
+        self.address: str = server.address
         self.ttl = ttl
         self._server = server
 

@@ -52,7 +52,7 @@ class Story:
         self._pace = pace
         self._screen = Screen()
         self._director = Director(self._screen, pace.patience)
-        self.followers = (
+        self.followers: tuple[Follower, ...] = (
             Follower(
                 "file",
                 BackendPool.file(file.path, watch=_WATCHED, poll_interval=_FILE_INTERVAL),

@@ -17,11 +17,11 @@ try:
     import dns.rcode
     import dns.rdatatype
     import dns.rrset
-except ModuleNotFoundError as missing:
+except ModuleNotFoundError as _missing:
     raise ModuleNotFoundError(
         "FakeDnsServer needs dnspython: pip install 'backendpool-async[testing]'",
-        name=missing.name,
-    ) from missing
+        name=_missing.name,
+    ) from _missing
 
 _NEGATIVE_TTL: Final = 30
 TCP_SIZE: Final = 65_535
