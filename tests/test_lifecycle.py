@@ -671,3 +671,19 @@ async def test_an_answer_that_cannot_be_taken_leaves_nobody_waiting() -> None:
     with pytest.raises(BackendPoolError, match="a mistake of ours"):
         await flight.wait()
     assert len(reported) == 1
+
+
+@virtual
+async def test_a_cancelled_refresh_does_not_close_the_source_under_a_start_that_follows() -> None:
+    source = ScriptedSource(stubborn(1), [A])
+    pool = BackendPool(source)
+    refreshing = asyncio.create_task(pool.refresh())
+    await source.called()
+    refreshing.cancel()
+    await asyncio.sleep(0.1)
+    await pool.start()
+    await asyncio.wait({refreshing})
+    assert source.closings == 0
+    assert pool.backends() == (A,)
+    await pool.aclose()
+    assert source.closings == 1
