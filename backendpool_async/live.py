@@ -135,7 +135,10 @@ class LiveList(CopiesShare):
 
         self._add_waker(wake)
         try:
-            if self._snapshot.generation == generation and self._closings == closings:
+            # Unless another thread was faster than the registration.
+            if (  # pragma: no branch - see above
+                self._snapshot.generation == generation and self._closings == closings
+            ):
                 await woken
         finally:
             self._remove_waker(wake)
