@@ -10,10 +10,9 @@ from collections.abc import Awaitable, Callable
 from backendpool_async.alarm import Alarm
 from backendpool_async.errors import BackendPoolError, describe
 from backendpool_async.flight import leave_quietly
+from backendpool_async.logs import log
 from backendpool_async.schedule import HintLimit
 from backendpool_async.source import NotifyingSource, Source, name_of
-
-_logger = logging.getLogger("backendpool_async")
 
 
 class Run:
@@ -111,10 +110,10 @@ class Run:
                     raise
                 if not silent:
                     silent = True
-                    _logger.warning(
-                        "%s: it no longer tells of changes (%s); polling goes on",
-                        name_of(source),
-                        describe(error),
+                    log(
+                        logging.WARNING,
+                        f"{name_of(source)}: it no longer tells of changes"
+                        f" ({describe(error)}); polling goes on",
                     )
                 await asyncio.sleep(self._interval)
                 # What changed meanwhile was told to nobody.

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from backendpool_async.backend import Backend
 from backendpool_async.errors import EmptyAnswer, InvalidBackend, quote
+from backendpool_async.logs import log
 from backendpool_async.source import Answer
 from backendpool_async.sources.lookup import (
     CaresLookup,
@@ -22,8 +23,6 @@ from backendpool_async.sources.lookup import (
     NameserverLookup,
     SystemLookup,
 )
-
-_logger = logging.getLogger("backendpool_async")
 
 T = TypeVar("T")
 
@@ -116,7 +115,7 @@ class DnsSource:
     def _tell(self, failures: Mapping[Family, BaseException]) -> None:
         for family, failure in failures.items():
             if family not in self._failing:
-                _logger.warning("%s: one family fails, its addresses stay: %s", self, failure)
+                log(logging.WARNING, f"{self}: one family fails, its addresses stay: {failure}")
         self._failing = set(failures)
 
     async def aclose(self) -> None:
