@@ -8,19 +8,23 @@ import re
 from typing import Final, NoReturn, Self
 
 from backendpool_async.errors import InvalidBackend, quote
+from backendpool_async.untracked import untracked
 
 _HIGHEST_WEIGHT: Final = 65_535
 
-_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-IPV4: Final = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
+# Possessive, and decided by each character in turn: a number reads one way only.
+_OCTET = r"(?:1[0-9]?+[0-9]?+|2(?:5[0-5]?+|[0-4][0-9]?+|[6-9])?+|[3-9][0-9]?+|0)"
+IPV4: Final = rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}"
 # Possessive: a label reads one way only, so giving back what was matched never helps.
 _LABEL = r"(?=[a-z0-9_-]{1,63}[.:])[a-z0-9_]++(?:-++[a-z0-9_]++)*+"
 _NOT_TOO_LONG = r"(?=[a-z0-9_.-]{1,253}\.?:)"
 _LAST_LABEL_NOT_NUMERIC = r"(?!(?:[^.:\n]++\.)*[0-9]++\.?:)"
 _NAME = rf"{_NOT_TOO_LONG}{_LAST_LABEL_NOT_NUMERIC}{_LABEL}(?:\.{_LABEL})*+\.?"
-PORT: Final = (
-    r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_FROM_6 = (
+    r"6(?:5(?:5(?:3[0-5]?+|[0-2][0-9]?+|[4-9])?+|[0-4][0-9]{0,2}+|[6-9][0-9]?+)?+"
+    r"|[0-4][0-9]{0,3}+|[6-9][0-9]{0,2}+)?+"
 )
+PORT: Final = rf"(?:[1-5][0-9]{{0,4}}+|[7-9][0-9]{{0,3}}+|{_FROM_6})"
 
 _is_canonical = re.compile(rf"(?:{IPV4}|{_NAME}):{PORT}").fullmatch
 _is_host = re.compile(rf"(?:{IPV4}|{_NAME}):").fullmatch
@@ -28,6 +32,7 @@ _is_port = re.compile(PORT).fullmatch
 _is_zone = re.compile(r"[A-Za-z0-9._~-]+").fullmatch
 
 
+@untracked
 class Backend(str):
     """One ``host:port``: an immutable string in canonical form, checked when it is made.
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice, repeat
@@ -17,6 +15,8 @@ DEFAULT_MAX_BACKENDS: Final = 100_000
 
 # Small enough that parsing one holds the interpreter for well under a millisecond.
 CHUNK: Final = 1024
+# Below the 39,322nd entry, at which the table of a set grows to 4 MiB.
+_SET_IS_FULL: Final = 37 * CHUNK
 
 # What most lists consist of, in a form that one scan decides: names of up to 63 characters that
 # end in a letter, or in up to five digits after one. The rest is parsed one by one.
@@ -25,41 +25,65 @@ _SHORT_NAME = rf"(?=[^:\n]{{1,63}}:)[a-z0-9_]++(?:(?:\.|-++)[a-z0-9_]++)*+(?:{_E
 _are_addresses = re.compile(rf"(?:{IPV4}:{PORT}\n)++").fullmatch
 _are_addresses_or_names = re.compile(rf"(?:(?:{IPV4}|{_SHORT_NAME}):{PORT}\n)++").fullmatch
 
-# CPython tracks every instance of a class written in Python for its garbage collector, also one
-# that refers to nothing. One full collection over 100,000 backends stops all threads for 10 to
-# 17 ms; taken out of its sight, as the C API allows for any object, they cost it nothing.
-_untrack = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(("PyObject_GC_UnTrack", ctypes.pythonapi))
-# Few enough that the collector of young objects, which runs at each 700th, finds hardly any.
-_MADE_AT_ONCE: Final = 128
-
 
 class Collector:
     """Gathers a list chunk by chunk: in order, without duplicates, up to a limit of entries.
 
     Raises `InvalidBackend` for the entry with which the limit is passed. Whoever must not hold
-    the interpreter for long pauses between two calls of `add`.
+    the interpreter for long pauses between two calls of `add`, and between the steps of `settle`.
     """
 
-    __slots__ = ("_all", "_limit", "_unique")
+    __slots__ = ("_all", "_fresh", "_has_duplicates", "_known", "_limit")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._all: list[Backend] = []
-        self._unique: set[Backend] = set()
+        # Several sets, because one of 100,000 would stop everything for 3 ms when it grows.
+        self._fresh: list[set[Backend]] = [set()]
+        self._known: list[Sequence[Backend]] = []
+        self._has_duplicates = False
 
     def add(self, backends: Sequence[Backend]) -> None:
         """Take these too."""
+        self._extend(backends)
+        *earlier, current = self._fresh
+        expected = len(current) + len(backends)
+        current.update(backends)
+        if len(current) != expected or not all(each.isdisjoint(backends) for each in earlier):
+            self._has_duplicates = True
+        if len(current) >= _SET_IS_FULL:
+            self._fresh.append(set())
+
+    def add_known(self, backends: Sequence[Backend]) -> None:
+        """Take these too; no address occurs twice among all that are added this way."""
+        self._extend(backends)
+        self._known.append(backends)
+
+    def settle(self) -> Iterator[None]:
+        """Remove duplicates, pausing where the caller may; to be done before `backends`."""
+        for known in self._known:
+            if not all(each.isdisjoint(known) for each in self._fresh):
+                self._has_duplicates = True
+            yield
+        while len(self._fresh) > 1:
+            self._fresh.pop()
+            yield
+        if self._has_duplicates:
+            first: dict[Backend, None] = {}
+            for start in range(0, len(self._all), CHUNK):
+                first.update(dict.fromkeys(self._all[start : start + CHUNK]))
+                yield
+            self._all = list(first)
+
+    def backends(self) -> tuple[Backend, ...]:
+        """All that were added, the first of each address."""
+        return tuple(self._all)
+
+    def _extend(self, backends: Sequence[Backend]) -> None:
         room = self._limit - len(self._all)
         if len(backends) > room:
             raise InvalidBackend(backends[room], f"more than max_backends={self._limit} entries")
         self._all += backends
-        self._unique.update(backends)
-
-    def backends(self) -> tuple[Backend, ...]:
-        """All that were added, the first of each address."""
-        if len(self._unique) == len(self._all):
-            return tuple(self._all)
-        return tuple(dict.fromkeys(self._all))
 
 
 def parse_backends(entries: Iterable[str], limit: int) -> tuple[Backend, ...]:
@@ -67,6 +91,8 @@ def parse_backends(entries: Iterable[str], limit: int) -> tuple[Backend, ...]:
     collector = Collector(limit)
     for chunk in parsed_chunks(entries):
         collector.add(chunk)
+    for _ in collector.settle():
+        pass
     return collector.backends()
 
 
@@ -132,10 +158,5 @@ def _are_common_lines(text: str) -> bool:
 
 
 def _made(entries: Sequence[str]) -> list[Backend]:
-    backends: list[Backend] = []
-    for start in range(0, len(entries), _MADE_AT_ONCE):
-        group = entries[start : start + _MADE_AT_ONCE]
-        made = list(map(str.__new__, repeat(Backend), group))
-        deque(map(_untrack, map(id, made)), maxlen=0)
-        backends += made
-    return backends
+    # Their form is known: what `Backend` would check again was checked for all at once.
+    return list(map(str.__new__, repeat(Backend), entries))

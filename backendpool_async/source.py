@@ -163,6 +163,8 @@ async def checked(
         collector.add(chunk)
         if len(chunk) == CHUNK:
             await asyncio.sleep(0)
+    for _ in collector.settle():
+        await asyncio.sleep(0)
     return Answer._of_parsed(collector.backends())
 
 

@@ -147,8 +147,41 @@ def test_a_place_is_asked_for_only_when_an_entry_is_bad() -> None:
     assert asked == [2]
 
 
+def settled(collector: Collector) -> tuple[Backend, ...]:
+    for _ in collector.settle():
+        pass
+    return collector.backends()
+
+
 def test_a_collector_without_anything_is_empty() -> None:
-    assert Collector(0).backends() == ()
+    assert settled(Collector(0)) == ()
+
+
+@given(st.lists(st.tuples(st.booleans(), st.lists(ENTRIES, max_size=4)), max_size=6))
+def test_what_is_known_to_be_unique_is_still_compared_with_what_is_not(
+    parts: list[tuple[bool, list[str]]],
+) -> None:
+    collector = Collector(100)
+    every: list[Backend] = []
+    unique: set[Backend] = set()
+    for known, entries in parts:
+        backends = list(map(Backend.parse, entries))
+        if known:
+            backends = [each for each in dict.fromkeys(backends) if each not in unique]
+            unique.update(backends)
+            collector.add_known(backends)
+        else:
+            collector.add(backends)
+        every += backends
+    assert settled(collector) == tuple(dict.fromkeys(every))
+
+
+def test_a_long_list_is_settled_in_steps_and_a_short_one_in_none() -> None:
+    short, long = Collector(CHUNK), Collector(100 * CHUNK)
+    short.add(parse_backends([f"h{n}:1" for n in range(CHUNK)], CHUNK))
+    long.add(parse_backends([f"h{n}:1" for n in range(50 * CHUNK)], 50 * CHUNK))
+    assert (len(list(short.settle())), len(list(long.settle()))) == (0, 1)
+    assert len(long.backends()) == 50 * CHUNK
 
 
 def test_a_large_list_costs_the_garbage_collector_nothing() -> None:

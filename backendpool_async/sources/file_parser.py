@@ -60,9 +60,10 @@ def parse(content: bytes, before: Parsed, limit: int, path: str) -> Parsed:
         found: Sequence[Backend]
         if known is not None:
             found = before.backends[known.first : known.last]
+            collector.add_known(found)
         else:
             found = _parse_piece(content[span_start:span_end], number, path)
-        collector.add(found)
+            collector.add(found)
         pieces.append(Piece(span_start, span_end, count, count + len(found)))
         count += len(found)
         number += content.count(b"\n", span_start, span_end)
@@ -70,6 +71,8 @@ def parse(content: bytes, before: Parsed, limit: int, path: str) -> Parsed:
         if stretch >= _AT_A_STRETCH:
             time.sleep(0)
             stretch = 0.0
+    for _ in collector.settle():
+        time.sleep(0)
     backends = collector.backends()
     return Parsed(content, backends, tuple(pieces) if len(backends) == count else ())
 
