@@ -14,7 +14,7 @@ from backendpool_async.sources.file_parser import NOTHING, Parsed, parse
 from backendpool_async.threads import in_thread
 
 _MAX_BYTES: Final = 64 * 1024 * 1024
-_PART: Final = 64 * 1024
+_PART: Final = 256 * 1024
 _SECOND_READ_AFTER: Final = 0.05
 _MOST_READS: Final = 10
 _TOO_LARGE: Final = f"it is larger than {_MAX_BYTES} bytes"
@@ -114,8 +114,10 @@ def _read_all(file: BinaryIO, expected: int, known: bytes) -> bytes:
         raise OSError(_TOO_LARGE)
     same = 0
     # Compared while it is read: what is unchanged, as most often, need not be held twice.
-    while (part := file.read(_PART)) and known.startswith(part, same):
+    part = file.read(min(expected + 1, _PART))
+    while part and known.startswith(part, same):
         same += len(part)
+        part = file.read(_PART)
     if not part:
         return known if same == len(known) else known[:same]
     parts = [known[:same], part]
