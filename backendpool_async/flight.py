@@ -22,21 +22,41 @@ class Flight:
     """Runs one fetch to its end or its deadline; every waiter gets what `land` makes of it.
 
     The outcome is the answer or the exception; with `overdue`, that of the deadline. A flight
-    without waiters is cancelled and never lands. After the deadline, or after `cancel`, a fetch
-    that swallows its cancellation is left behind: `task` is then not done although `ended` is.
+    that is not `kept` is cancelled with its last waiter, and never lands. After the deadline, or
+    after `cancel`, a fetch that swallows its cancellation is left behind: it has not `returned`
+    although the flight has `ended`. `again` is for whoever wants another one after this.
     """
 
-    __slots__ = ("_land", "_pid", "_timer", "_waiters", "loop", "overdue", "pushes", "task")
+    __slots__ = (
+        "_land",
+        "_pid",
+        "_timer",
+        "_waiters",
+        "again",
+        "kept",
+        "loop",
+        "overdue",
+        "pushes",
+        "returned",
+        "task",
+    )
 
     def __init__(
-        self, fetch: Coroutine[Any, Any, Answer], timeout: float, pushes: int, land: Landing
+        self,
+        fetch: Callable[[], Coroutine[Any, Any, Answer]],
+        timeout: float,
+        pushes: int,
+        land: Landing,
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._land: Landing | None = land
         self._waiters: list[asyncio.Future[Snapshot]] = []
         self.overdue: bool = False
+        self.returned: bool = False
+        self.kept: bool = False
+        self.again: bool = False
         self.pushes: int = pushes
-        self.task: asyncio.Task[Answer] = self.loop.create_task(fetch)
+        self.task: asyncio.Task[None] = self.loop.create_task(self._fly(fetch))
         leave_quietly(self.task)
         self._pid = os.getpid()
         # After the first step of the task: a source that does not wait needs no deadline.
@@ -62,7 +82,7 @@ class Flight:
         except asyncio.CancelledError:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
-                if not self._waiters:
+                if not self._waiters and not self.kept:
                     self.cancel()
             raise
 
@@ -91,27 +111,32 @@ class Flight:
         self.task.cancel()
         self._timer = self.loop.call_later(_GRACE, self._end, TimeoutError())
 
-    def _on_done(self, task: asyncio.Task[Answer]) -> None:
-        self._timer.cancel()
+    async def _fly(self, fetch: Callable[[], Coroutine[Any, Any, Answer]]) -> None:
         outcome: Outcome
-        if task.cancelled():
-            outcome = TimeoutError() if self.overdue else asyncio.CancelledError()
-        else:
-            # Asked for also when nobody cares any more, or asyncio reports it as never retrieved.
-            failure = task.exception()
-            outcome = TimeoutError() if self.overdue else failure or task.result()
-        self._end(outcome)
+        try:
+            outcome = await fetch()
+        except asyncio.CancelledError as error:
+            self._return(error)
+            raise
+        except Exception as error:  # noqa: BLE001 - a source may raise anything
+            outcome = error
+        # Here and not when the task is done: who waits is woken one turn of the loop earlier.
+        self._return(outcome)
+
+    def _return(self, outcome: Outcome) -> None:
+        self.returned = True
+        self._timer.cancel()
+        self._end(TimeoutError() if self.overdue else outcome)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() and not self.returned:
+            # Before its first step.
+            self._return(asyncio.CancelledError())
 
     def _end(self, outcome: Outcome) -> None:
         if self._land is not None:
             land, self._land = self._land, None
-            try:
-                result = land(self, outcome)
-            except Exception as error:
-                # Whatever went wrong there, nobody waits for ever.
-                self._deliver(BackendPoolError(f"the answer could not be taken: {error!r}"))
-                raise
-            self._deliver(result)
+            self._deliver(land(self, outcome))
 
     def _deliver(self, result: Snapshot | BackendPoolError) -> None:
         waiters, self._waiters = self._waiters, []

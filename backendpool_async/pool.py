@@ -8,22 +8,17 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from backendpool_async.backend import Backend
 from backendpool_async.bulk import DEFAULT_MAX_BACKENDS, parse_backends
 from backendpool_async.constructors import Constructors
 from backendpool_async.errors import (
     BackendPoolError,
-    EmptyAnswer,
     SourceError,
     SourceTimeout,
     counted,
     describe,
-    reason_of,
-    without_tracebacks,
 )
 from backendpool_async.flight import Flight, Outcome
 from backendpool_async.keywords import count, seconds
-from backendpool_async.live import LiveList
 from backendpool_async.logs import log
 from backendpool_async.run import Run
 from backendpool_async.schedule import expiry, first_poll, next_poll, retry
@@ -38,9 +33,10 @@ from backendpool_async.source import (
     name_of,
 )
 from backendpool_async.sources.static import StaticSource
+from backendpool_async.verdict import JudgingList
 
 
-class BackendPool(LiveList, Constructors):
+class BackendPool(JudgingList, Constructors):
     """The live list of a service's backends, readable at any time from any task or thread.
 
     `source` is a coroutine function or an object with ``async def fetch()`` (see `Source`); the
@@ -68,14 +64,11 @@ class BackendPool(LiveList, Constructors):
     """
 
     __slots__ = (
-        "_empty_after",
-        "_failures",
         "_flight",
         "_poll_interval",
         "_run",
         "_source",
         "_stubborn",
-        "_timeout",
     )
 
     def __init__(
@@ -89,17 +82,20 @@ class BackendPool(LiveList, Constructors):
         initial: Iterable[str] = (),
     ) -> None:
         self._poll_interval = seconds("poll_interval", poll_interval)
-        self._timeout = seconds("timeout", timeout)
-        self._empty_after = None if empty_after is None else count("empty_after", empty_after)
         count("max_backends", max_backends)
         self._source = as_source(source)
-        self._failures = 0
         self._run: Run | None = None
         self._flight: Flight | None = None
         self._stubborn: Flight | None = None
         if isinstance(self._source, StaticSource):
             initial = self._source.entries
-        super().__init__(name_of(self._source), parse_backends(initial, max_backends), max_backends)
+        super().__init__(
+            name_of(self._source),
+            parse_backends(initial, max_backends),
+            max_backends,
+            timeout=timeout,
+            empty_after=empty_after,
+        )
 
     async def start(self, *, required: bool = True) -> None:
         """Refresh once, then keep the list fresh in the background until `aclose()`.
@@ -144,6 +140,7 @@ class BackendPool(LiveList, Constructors):
         when the pool is closed meanwhile. A fixed list has nothing to ask.
 
         >>> import asyncio
+        >>> from backendpool_async import EmptyAnswer
         >>> pool = BackendPool.env_prefix("NOT_SET")
         >>> try:
         ...     asyncio.run(pool.refresh())
@@ -229,115 +226,71 @@ class BackendPool(LiveList, Constructors):
         if run is None:
             self._failures = 0
             run = self._run = Run(
-                self._source, self._poll_interval, self._timeout, self._ask, self._end_run
+                self._source,
+                self._poll_interval,
+                self._timeout,
+                self._cancelled_flight_gone,
+                self._ask,
+                self._hint,
+                self._end_run,
             )
         return run
 
-    async def _ask(self) -> BackendPoolError | None:
-        try:
-            await self._asked()
-        except BackendPoolError as error:
-            return error.with_traceback(None)
-        return None
+    def _ask(self) -> None:
+        # While the pool runs, no flight is cancelled: there is none, or one that will land.
+        (self._flight or self._begin()).kept = True
+
+    def _hint(self) -> None:
+        if self._flight is None:
+            self._begin()
+        else:
+            # It may have looked before what is hinted at.
+            self._flight.again = True
+
+    def _begin(self) -> Flight:
+        flight = self._flight = Flight(self._fetch, self._timeout, self._pushes, self._land)
+        flight.kept = self._run is not None and not self._run.stopping
+        return flight
 
     async def _asked(self) -> Snapshot:
         self._current_run()
         closings = self._closings
+        await self._cancelled_flight_gone()
+        if self._closings != closings:
+            raise self._closed_error()
+        return await (self._flight or self._begin()).wait()
+
+    async def _cancelled_flight_gone(self) -> None:
         while (flight := self._flight) is not None and flight.ended:
             await flight.gone(self._timeout)
             self._leave(flight)
-            if self._closings != closings:
-                raise self._closed_error()
-        if flight is None:
-            flight = self._flight = Flight(self._fetch(), self._timeout, self._pushes, self._land)
-        return await flight.wait()
 
     async def _fetch(self) -> Answer:
         stubborn, self._stubborn = self._stubborn, None
-        if stubborn is not None and not stubborn.task.done() and not stubborn.is_lost:
+        if stubborn is not None and not stubborn.returned and not stubborn.is_lost:
             self._stubborn = stubborn
             raise SourceTimeout(self._name, "the fetch that was given up has not ended yet")
         return await checked(await self._source.fetch(), self._max_backends, self.backends())
 
     def _land(self, flight: Flight, outcome: Outcome) -> Snapshot | BackendPoolError:
         self._leave(flight)
-        if isinstance(outcome, Answer):
-            if outcome.backends:
-                return self._believe(outcome.backends, outcome.ttl, flight)
-            outcome = EmptyAnswer(self._name, "an empty list")
-        if isinstance(outcome, EmptyAnswer):
-            return self._doubt(outcome, flight)
-        return self._keep(self._explained(outcome, overdue=flight.overdue))
+        try:
+            result = self._judge(flight, outcome)
+        except Exception as error:  # noqa: BLE001 - what a backend of the source's own class may do
+            result = self._keep(self._explained(error, overdue=False))
+        run = self._run
+        if run is not None:
+            if not run.first.done():
+                run.first.set_result(None if isinstance(result, Snapshot) else result)
+            if flight.again:
+                self._ask()
+        return result
 
     def _leave(self, flight: Flight) -> None:
         if self._flight is flight:
             self._flight = None
-            if not flight.task.done():
+            if not flight.returned:
                 self._stubborn = flight
-
-    def _believe(
-        self, backends: tuple[Backend, ...], ttl: float | None, flight: Flight
-    ) -> Snapshot:
-        before = self._snapshot
-        taken = self._take(backends, flight.pushes)
-        self._failures = 0
-        if taken and not backends and (before.backends or before.error):
-            log(logging.WARNING, f"{self._name}: the list is empty now, as the source keeps saying")
-        elif taken and before.error is not None:
-            log(logging.INFO, f"{self._name}: recovered with {counted(len(backends))}")
-        self._plan_poll(ttl)
-        return self._snapshot
-
-    def _doubt(self, empty: EmptyAnswer, flight: Flight) -> Snapshot | EmptyAnswer:
-        if self._pushes != flight.pushes:
-            return self._believe((), None, flight)
-        self._negatives += 1
-        if self._empty_after is not None and self._negatives >= self._empty_after:
-            return self._believe((), None, flight)
-        times = (
-            f"{self._negatives} of {self._empty_after}" if self._empty_after else "never believed"
-        )
-        error = EmptyAnswer(
-            self._name, f"{reason_of(empty)} (negative answer {times})", self._kept()
-        )
-        error.__cause__ = empty.__cause__ and without_tracebacks(empty.__cause__)
-        self._record(error)
-        if self._snapshot.backends:
-            # No hurry to lose what is served; with nothing to serve, the wait is for a beginning.
-            self._plan_poll(None)
-        else:
-            self._plan_retry()
-        return error
-
-    def _keep(self, error: SourceError) -> SourceError:
-        self._record(error)
-        self._plan_retry()
-        return error
-
-    def _explained(self, outcome: BaseException, *, overdue: bool) -> SourceError:
-        if overdue:
-            return SourceTimeout(self._name, f"no answer within {self._timeout:g} s", self._kept())
-        kind = SourceTimeout if isinstance(outcome, (SourceTimeout, TimeoutError)) else SourceError
-        if isinstance(outcome, SourceError) and type(outcome) in (SourceError, SourceTimeout):
-            error = kind(self._name, reason_of(outcome), self._kept())
-            cause = outcome.__cause__
-        else:
-            error = kind(self._name, describe(outcome), self._kept())
-            cause = outcome
-        error.__cause__ = cause and without_tracebacks(cause)
-        return error
-
-    def _kept(self) -> str:
-        snapshot = self._snapshot
-        if not snapshot.backends:
-            return "there is nothing to serve"
-        age = "" if snapshot.age is None else f" of {snapshot.age:.1f} s ago"
-        return f"keeping the {counted(len(snapshot.backends))}{age}"
-
-    def _record(self, error: SourceError) -> None:
-        if self._snapshot.error is None:
-            log(logging.WARNING, str(error))
-        self._fail(error)
 
     def _plan_poll(self, ttl: float | None) -> None:
         run, interval = self._run, self._poll_interval
@@ -348,10 +301,9 @@ class BackendPool(LiveList, Constructors):
         else:
             run.alarm.set(next_poll(interval) if run.first.done() else first_poll(interval))
 
-    def _plan_retry(self) -> None:
-        self._failures += 1
+    def _plan_retry(self, failures: int) -> None:
         if self._run is not None:
-            self._run.alarm.set(retry(self._failures, self._poll_interval))
+            self._run.alarm.set(retry(failures, self._poll_interval))
 
     async def _end_run(self) -> None:
         try:

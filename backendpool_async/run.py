@@ -16,15 +16,18 @@ from backendpool_async.source import NotifyingSource, Source, name_of
 
 
 class Run:
-    """Asks when its alarm rings, until it is stopped; survives every failure of the source.
+    """Asks when its alarm rings or the source hints, until it is stopped.
 
-    `ask` refreshes once, sets the alarm again and returns the error that came of it. `release`
-    is awaited when the task ends, also when something other than `stop` cancels it.
+    `make_way` is awaited before all. `ask` begins a refresh, and `hint` one that is no older than
+    the call; whoever ends one sets the alarm again, and `first` to what came of the first.
+    `release` is awaited when the task ends, also when something other than `stop` cancels it.
     """
 
     __slots__ = (
         "_ask",
+        "_hint",
         "_interval",
+        "_make_way",
         "_pid",
         "_release",
         "_source",
@@ -43,11 +46,13 @@ class Run:
         source: Source,
         interval: float,
         timeout: float,
-        ask: Callable[[], Awaitable[BackendPoolError | None]],
+        make_way: Callable[[], Awaitable[None]],
+        ask: Callable[[], None],
+        hint: Callable[[], None],
         release: Callable[[], Awaitable[None]],
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self.alarm: Alarm = Alarm(self.loop)
+        self.alarm: Alarm = Alarm(self.loop, ask)
         self.first: asyncio.Future[BackendPoolError | None] = self.loop.create_future()
         self.starters: int = 0
         self.wanted: bool = False
@@ -56,7 +61,9 @@ class Run:
         self._source = source
         self._interval = interval
         self._timeout = timeout
+        self._make_way = make_way
         self._ask = ask
+        self._hint = hint
         self._release = release
         self.task: asyncio.Task[None] = self.loop.create_task(self._keep_fresh())
         leave_quietly(self.task)
@@ -83,11 +90,10 @@ class Run:
                 leave_quietly(listener)
                 # It subscribes before the first fetch: what changes in between is not missed.
                 await asyncio.sleep(0)
-            while True:
-                error = await self._ask()
-                if not self.first.done():
-                    self.first.set_result(error)
-                await self.alarm.wait()
+            await self._make_way()
+            self._ask()
+            # The alarm goes on by itself; this task holds what has to be released in the end.
+            await self.loop.create_future()
         except asyncio.CancelledError:
             # Not `finally`: a task that is collected with its closed loop cannot await any more.
             self.stopping = True
@@ -117,8 +123,12 @@ class Run:
                     )
                 await asyncio.sleep(self._interval)
                 # What changed meanwhile was told to nobody.
-                self.alarm.ring()
+                self._pass_on()
                 continue
             silent = False
             await asyncio.sleep(limit.delay(self.loop.time()))
-            self.alarm.ring()
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        if not self.stopping:
+            self._hint()

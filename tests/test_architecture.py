@@ -21,7 +21,7 @@ FLOORS = [
     {"source"},
     {"sources", "flight"},
     {"url", "run", "live"},
-    {"constructors"},
+    {"constructors", "verdict"},
     {"pool"},
     {"portal"},
     {"sync"},

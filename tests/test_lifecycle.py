@@ -12,15 +12,13 @@ from typing import Any
 import pytest
 
 from backendpool_async import (
-    Answer,
+    Backend,
     BackendPool,
-    BackendPoolError,
     EmptyAnswer,
     PoolClosed,
     Snapshot,
     SourceError,
 )
-from backendpool_async.flight import Flight
 from backendpool_async.testing import (
     HintingSource,
     ScriptedSource,
@@ -658,19 +656,26 @@ def test_a_fetch_left_behind_on_a_closed_loop_does_not_block_the_next() -> None:
     run(main())
 
 
-async def test_an_answer_that_cannot_be_taken_leaves_nobody_waiting() -> None:
-    def land(*_: object) -> Snapshot:
-        raise KeyError("a mistake of ours")
+class Unweighable(Backend):
+    __slots__ = ()
 
-    async def fetch() -> Answer:
-        return Answer([A])
+    @property
+    def weight(self) -> int:
+        raise RuntimeError("a mistake of theirs")
 
-    reported: list[Any] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-    flight = Flight(fetch(), 5, 0, land)
-    with pytest.raises(BackendPoolError, match="a mistake of ours"):
-        await flight.wait()
-    assert len(reported) == 1
+
+@virtual
+async def test_an_answer_that_cannot_be_taken_is_a_failure_and_polling_goes_on() -> None:
+    source = ScriptedSource([A], [Unweighable(A)], [B])
+    async with BackendPool(source, poll_interval=1) as pool:
+        with pytest.raises(SourceError, match="RuntimeError: 'a mistake of theirs'"):
+            await pool.refresh()
+        assert pool.backends() == (A,)
+        await pool.wait_ready()
+        async for snapshot in pool.watch():
+            if snapshot.backends == (B,):
+                break
+        assert pool.snapshot.error is None
 
 
 @virtual

@@ -144,16 +144,24 @@ class PoolMachine(RuleBasedStateMachine):
         self.become(tuple(pushed))
         self.negatives = 0
 
-    @rule()
-    def cancel_a_refresh(self) -> None:
+    @rule(step=st.one_of(lists, st.just([]), st.just(OSError("down"))))
+    def cancel_a_refresh(self, step: object) -> None:
         async def script() -> None:
-            self.source.then(hang())
+            self.source.then(gated(step))
             called = self.source.calls
             refresh = asyncio.create_task(self.pool.refresh())
             await self.source.called(called + 1)
             refresh.cancel()
             await asyncio.wait({refresh})
             assert refresh.cancelled()
+            if self.running:
+                # The fetch goes on for the pool itself, and whoever asks now joins it.
+                joined = asyncio.create_task(self.pool.refresh())
+                await asyncio.sleep(0)
+                self.source.release()
+                await asyncio.wait({joined})
+                assert type(joined.exception()) is (self.learn(step) or type(None))
+            assert self.source.calls == called + 1
 
         self.run(script())
 

@@ -1,0 +1,128 @@
+"""What becomes of an answer: it is believed, doubted, or kept out."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+
+from backendpool_async.backend import Backend
+from backendpool_async.errors import (
+    EmptyAnswer,
+    SourceError,
+    SourceTimeout,
+    counted,
+    describe,
+    reason_of,
+    without_tracebacks,
+)
+from backendpool_async.flight import Flight, Outcome
+from backendpool_async.keywords import count, seconds
+from backendpool_async.live import LiveList
+from backendpool_async.logs import log
+from backendpool_async.snapshot import Snapshot
+from backendpool_async.source import Answer
+
+
+class JudgingList(LiveList):
+    """A live list that takes good answers, and says why it does not take the others."""
+
+    __slots__ = ("_empty_after", "_failures", "_timeout")
+
+    def __init__(
+        self,
+        name: str,
+        initial: tuple[Backend, ...],
+        max_backends: int,
+        *,
+        timeout: float,
+        empty_after: int | None,
+    ) -> None:
+        super().__init__(name, initial, max_backends)
+        self._timeout = seconds("timeout", timeout)
+        self._empty_after = None if empty_after is None else count("empty_after", empty_after)
+        self._failures = 0
+
+    def _judge(self, flight: Flight, outcome: Outcome) -> Snapshot | SourceError:
+        if isinstance(outcome, Answer):
+            if outcome.backends:
+                return self._believe(outcome.backends, outcome.ttl, flight)
+            outcome = EmptyAnswer(self._name, "an empty list")
+        if isinstance(outcome, EmptyAnswer):
+            return self._doubt(outcome, flight)
+        return self._keep(self._explained(outcome, overdue=flight.overdue))
+
+    def _believe(
+        self, backends: tuple[Backend, ...], ttl: float | None, flight: Flight
+    ) -> Snapshot:
+        before = self._snapshot
+        taken = self._take(backends, flight.pushes)
+        self._failures = 0
+        if taken and not backends and (before.backends or before.error):
+            log(logging.WARNING, f"{self._name}: the list is empty now, as the source keeps saying")
+        elif taken and before.error is not None:
+            log(logging.INFO, f"{self._name}: recovered with {counted(len(backends))}")
+        self._plan_poll(ttl)
+        return self._snapshot
+
+    def _doubt(self, empty: EmptyAnswer, flight: Flight) -> Snapshot | EmptyAnswer:
+        if self._pushes != flight.pushes:
+            return self._believe((), None, flight)
+        self._negatives += 1
+        if self._empty_after is not None and self._negatives >= self._empty_after:
+            return self._believe((), None, flight)
+        times = (
+            f"{self._negatives} of {self._empty_after}" if self._empty_after else "never believed"
+        )
+        error = EmptyAnswer(
+            self._name, f"{reason_of(empty)} (negative answer {times})", self._kept()
+        )
+        error.__cause__ = empty.__cause__ and without_tracebacks(empty.__cause__)
+        self._record(error)
+        if self._snapshot.backends:
+            # No hurry to lose what is served; with nothing to serve, the wait is for a beginning.
+            self._plan_poll(None)
+        else:
+            self._retry()
+        return error
+
+    def _keep(self, error: SourceError) -> SourceError:
+        self._record(error)
+        self._retry()
+        return error
+
+    def _explained(self, outcome: BaseException, *, overdue: bool) -> SourceError:
+        if overdue:
+            return SourceTimeout(self._name, f"no answer within {self._timeout:g} s", self._kept())
+        kind = SourceTimeout if isinstance(outcome, (SourceTimeout, TimeoutError)) else SourceError
+        if isinstance(outcome, SourceError) and type(outcome) in (SourceError, SourceTimeout):
+            error = kind(self._name, reason_of(outcome), self._kept())
+            cause = outcome.__cause__
+        else:
+            error = kind(self._name, describe(outcome), self._kept())
+            cause = outcome
+        error.__cause__ = cause and without_tracebacks(cause)
+        return error
+
+    def _kept(self) -> str:
+        snapshot = self._snapshot
+        if not snapshot.backends:
+            return "there is nothing to serve"
+        age = "" if snapshot.age is None else f" of {snapshot.age:.1f} s ago"
+        return f"keeping the {counted(len(snapshot.backends))}{age}"
+
+    def _record(self, error: SourceError) -> None:
+        if self._snapshot.error is None:
+            log(logging.WARNING, str(error))
+        self._fail(error)
+
+    def _retry(self) -> None:
+        self._failures += 1
+        self._plan_retry(self._failures)
+
+    @abstractmethod
+    def _plan_poll(self, ttl: float | None) -> None:
+        """Ask again in due time."""
+
+    @abstractmethod
+    def _plan_retry(self, failures: int) -> None:
+        """Ask again after the so-many-th failure in a row."""
