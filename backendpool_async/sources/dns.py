@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import math
 import socket
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from backendpool_async.backend import Backend
@@ -69,6 +69,9 @@ class DnsSource:
         self._min_ttl = min_ttl
         self._last_good: dict[Family, Found] = {}
         self._failing: set[Family] = set()
+        # What was answered last: most answers repeat the one before.
+        self._addresses: frozenset[str] = frozenset()
+        self._backends: tuple[Backend, ...] = ()
 
     async def fetch(self) -> Answer:
         if self._literal is not None:
@@ -103,14 +106,12 @@ class DnsSource:
         return self._lookup.addresses(self._target.host, family)
 
     def _answer(self, found: Sequence[Found]) -> Answer:
-        port = self._target.port
-        entries = [
-            f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-            for each in found
-            for address in each.addresses
-        ]
+        addresses = frozenset[str]().union(*(each.addresses for each in found))
+        if addresses != self._addresses:
+            self._backends = _backends(addresses, self._target.port)
+            self._addresses = addresses
         times = [each.ttl for each in found if each.ttl is not None]
-        return Answer(entries, ttl=max(min(times), self._min_ttl) if times else None)
+        return Answer._of_parsed(self._backends, max(min(times), self._min_ttl) if times else None)
 
     def _tell(self, failures: Mapping[Family, BaseException]) -> None:
         for family, failure in failures.items():
@@ -130,6 +131,21 @@ def _target(host: str, port: int) -> Backend:
     if not isinstance(host, str):
         raise InvalidBackend(host, f"a host is a str, not {type(host).__name__}")
     return Backend(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+
+def _backends(addresses: Iterable[str], port: int) -> tuple[Backend, ...]:
+    # Sorted: most servers rotate their answers, and a rotation is no change.
+    entries = [
+        f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        for address in sorted(addresses, key=_family_and_number)
+    ]
+    return Answer(entries).backends
+
+
+def _family_and_number(address: str) -> tuple[bool, bytes]:
+    is_ipv6 = ":" in address
+    family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+    return is_ipv6, socket.inet_pton(family, address.partition("%")[0])
 
 
 def _one_of(name: str, value: str, choices: Mapping[str, T]) -> T:

@@ -22,11 +22,17 @@ class Gate:
         self._queue: deque[asyncio.Future[int]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def enter(self) -> int:
-        """Wait for one's turn; return the ticket that `leave` wants back."""
+    def entered(self) -> int | None:
+        """Return the ticket that `leave` wants back, None when there is no room at once."""
         if self._inside < self._width and not self._queue:
             self._inside += 1
             return self._round
+        return None
+
+    async def enter(self) -> int:
+        """Wait for one's turn; return the ticket that `leave` wants back."""
+        if (ticket := self.entered()) is not None:
+            return ticket
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[int] = loop.create_future()
         self._queue.append(turn)

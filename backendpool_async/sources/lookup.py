@@ -40,9 +40,9 @@ _AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
 
 
 class Found(NamedTuple):
-    """The addresses of one family, sorted, and the seconds for which they are vouched for."""
+    """The addresses of one family, and the seconds for which they are vouched for."""
 
-    addresses: tuple[str, ...]
+    addresses: frozenset[str]
     ttl: float | None
 
 
@@ -167,15 +167,10 @@ class EitherLookup:
 
 
 def _found(addresses: Iterable[str], times: Iterable[float], name: str, family: Family) -> Found:
-    # Sorted: most servers rotate their answers, and a rotation is no change.
-    unique = sorted(set(addresses), key=lambda address: _packed(address, family))
-    if not unique:
+    found = Found(frozenset(addresses), min(times, default=None))
+    if not found.addresses:
         raise EmptyAnswer(name, f"{_RECORD[family]} lookup: no such record in the answer")
-    return Found(tuple(unique), min(times, default=None))
-
-
-def _packed(address: str, family: Family) -> bytes:
-    return socket.inet_pton(family, address.partition("%")[0])
+    return found
 
 
 def _explained(error: Exception, name: str, family: Family) -> SourceError:
