@@ -7,10 +7,9 @@ import operator
 import re
 from typing import Final, NoReturn, Self
 
-from backendpool_async.errors import InvalidBackend, quote
+from backendpool_async.attributes import NONE, Attributes, checked_attributes, parse_attributes
+from backendpool_async.errors import InvalidBackend
 from backendpool_async.untracked import untracked
-
-_HIGHEST_WEIGHT: Final = 65_535
 
 # Possessive, and decided by each character in turn: a number reads one way only.
 _OCTET = r"(?:1[0-9]?+[0-9]?+|2(?:5[0-5]?+|[0-4][0-9]?+|[6-9])?+|[3-9][0-9]?+|0)"
@@ -36,8 +35,8 @@ _is_zone = re.compile(r"[A-Za-z0-9._~-]+").fullmatch
 class Backend(str):
     """One ``host:port``: an immutable string in canonical form, checked when it is made.
 
-    It equals, and hashes as, the plain string; weight is not part of the identity, so what is
-    known about a backend survives a change of its weight. Raises `InvalidBackend`.
+    It equals, and hashes as, the plain string; weight and attributes are not part of the identity,
+    so what is known about a backend survives their change. Raises `InvalidBackend`.
 
     A host is a DNS name (RFC 1035 lengths; letters, digits, ``-`` and ``_``; lower-cased, a
     trailing dot stays), an IPv4 address without leading zeros, or an IPv6 address in brackets
@@ -48,24 +47,38 @@ class Backend(str):
     (Backend('api.internal:8080'), 'api.internal', 8080, 1)
     >>> backend == "api.internal:8080"
     True
+    >>> Backend("10.0.0.1:8080", weight=3, zone="eu-1a").zone
+    'eu-1a'
     """
 
     __slots__ = ()
 
-    def __new__(cls, text: str, *, weight: int = 1) -> Self:
+    def __new__(cls, text: str, *, weight: int = 1, **attributes: str) -> Self:
         canonical = text if type(text) is str and _is_canonical(text) else _canonical(text)
-        if weight == 1 and type(weight) is int:
+        if weight == 1 and type(weight) is int and not attributes:
             return str.__new__(cls, canonical)
-        return WeightedBackend._of(canonical, weight)  # type: ignore[return-value]  # a subclass of ours
+        checked = checked_attributes(canonical, weight, attributes)
+        return AttributedBackend._of(canonical, *checked)  # type: ignore[return-value]  # a subclass of ours
 
     @classmethod
     def parse(cls, text: str) -> Backend:
-        """Return the backend that `text` names, or raise `InvalidBackend` with the reason.
+        """Return the backend that an entry of a list names, or raise `InvalidBackend`.
 
-        >>> Backend.parse("[2001:DB8::0]:80")
-        Backend('[2001:db8::]:80')
+        An entry is an address, and after it, divided by spaces, any ``name=value``.
+
+        >>> Backend.parse("[2001:DB8::0]:80 weight=3 zone=eu-1a")
+        Backend('[2001:db8::]:80', weight=3, zone='eu-1a')
         """
-        return text if isinstance(text, Backend) else Backend(text)
+        if isinstance(text, Backend):
+            return text
+        if not isinstance(text, str) or "=" not in text:
+            return Backend(text)
+        address, weight, attributes = parse_attributes(text)
+        try:
+            canonical = _canonical(address)
+        except InvalidBackend as error:
+            raise InvalidBackend(text, error.reason) from None
+        return AttributedBackend._of(canonical, weight, attributes)
 
     @property
     def host(self) -> str:
@@ -83,42 +96,59 @@ class Backend(str):
         """The share of requests it asks for beside the others: 1 unless it was given."""
         return 1
 
+    @property
+    def attributes(self) -> Attributes:
+        """What else its source says of it, by name; without the weight."""
+        return NONE
+
+    @property
+    def zone(self) -> str | None:
+        """The attribute of that name, None without one."""
+        return self.attributes.get("zone")
+
     def __repr__(self) -> str:
         return f"Backend({str.__repr__(self)})"
 
 
-class WeightedBackend(Backend):
-    """A backend whose weight is not 1; made by ``Backend(text, weight=...)``.
+class AttributedBackend(Backend):
+    """A backend with a weight other than 1, or other attributes; `Backend` makes it.
 
-    The slot lives here and not in `Backend`: a list of 100,000 pays for it only where it is used.
+    The slots live here and not there: a list of 100,000 pays for them only where they are used.
     """
 
-    __slots__ = ("_weight",)
+    __slots__ = ("_attributes", "_weight")
+    _attributes: Attributes
     _weight: int
 
     @classmethod
-    def _of(cls, canonical: str, weight: int) -> Self:
-        if type(weight) is not int or not 1 <= weight <= _HIGHEST_WEIGHT:
-            raise InvalidBackend(
-                canonical, f"weight {quote(weight)} is no whole number from 1 to {_HIGHEST_WEIGHT}"
-            )
+    def _of(cls, canonical: str, weight: int, attributes: Attributes) -> Backend:
+        if weight == 1 and not attributes:
+            return Backend(canonical)
         self = str.__new__(cls, canonical)
         object.__setattr__(self, "_weight", weight)
+        object.__setattr__(self, "_attributes", attributes)
         return self
 
     @property
     def weight(self) -> int:
-        """The share of requests it asks for beside the others, 2 to 65535."""
+        """The share of requests it asks for beside the others, 1 to 65535."""
         return self._weight
+
+    @property
+    def attributes(self) -> Attributes:
+        """What else its source says of it, by name; without the weight."""
+        return self._attributes
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a Backend is immutable: cannot set {name!r}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restore, (str(self), self._weight)
+        return _restore, (str(self), self._weight, dict(self._attributes))
 
     def __repr__(self) -> str:
-        return f"Backend({str.__repr__(self)}, weight={self._weight})"
+        given = [f"weight={self._weight}"] if self._weight != 1 else []
+        given += [f"{name}={value!r}" for name, value in self._attributes.items()]
+        return f"Backend({', '.join([str.__repr__(self), *given])})"
 
 
 def same(ours: tuple[Backend, ...], theirs: tuple[Backend, ...]) -> bool:
@@ -126,13 +156,18 @@ def same(ours: tuple[Backend, ...], theirs: tuple[Backend, ...]) -> bool:
     if ours is theirs:
         return True
     return ours == theirs and (
-        all(map(operator.is_, ours, theirs))
-        or all(a.weight == b.weight for a, b in zip(ours, theirs, strict=True))
+        all(map(operator.is_, ours, theirs)) or all(map(_same_attributes, ours, theirs))
     )
 
 
-def _restore(text: str, weight: int) -> Backend:
-    return Backend(text, weight=weight)
+def _same_attributes(ours: Backend, theirs: Backend) -> bool:
+    if type(ours) is Backend and type(theirs) is Backend:
+        return True
+    return ours.weight == theirs.weight and ours.attributes == theirs.attributes
+
+
+def _restore(text: str, weight: int, attributes: dict[str, str]) -> Backend:
+    return Backend(text, weight=weight, **attributes)
 
 
 def _canonical(text: object) -> str:

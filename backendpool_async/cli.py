@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 def _pool(url: str) -> BackendPool:
     try:
         return BackendPool.from_url(url)
-    except (ValueError, ImportError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 

@@ -11,7 +11,7 @@ from backendpool_async.sources.dns import DnsSource, FamilyName, ResolverName
 from backendpool_async.sources.environment import EnvironmentSource
 from backendpool_async.sources.file import FileSource
 from backendpool_async.sources.static import StaticSource
-from backendpool_async.url import parse_url
+from backendpool_async.url import naming, parse_url
 
 
 class PoolOptions(TypedDict, total=False):
@@ -111,7 +111,7 @@ class Constructors:
         ``static:10.0.0.1:80,10.0.0.2:80``, ``env:PREFIX``, ``file:backends.txt?watch=true``,
         ``dns://api.internal:8080?poll_interval=10&family=any``. Lists are separated by commas;
         ``empty_after=none`` is never. In a file's path ``%3F`` stands for a question mark. Raises
-        ValueError naming what is wrong.
+        ValueError (`InvalidBackend` for a bad entry) naming the URL and what is wrong with it.
 
         >>> from backendpool_async import BackendPool
         >>> BackendPool.from_url("static:10.0.0.1:80,10.0.0.2:80").backends()
@@ -119,7 +119,8 @@ class Constructors:
         """
         parsed = parse_url(url)
         make = {"static": cls.static, "env": cls.env_prefix, "file": cls.file, "dns": cls.dns}
-        return make[parsed.scheme](*parsed.arguments, **parsed.options)  # type: ignore[operator,no-any-return]  # parse_url checked them
+        with naming(url):
+            return make[parsed.scheme](*parsed.arguments, **parsed.options)  # type: ignore[operator,no-any-return]  # parse_url checked them
 
 
 def _watched_file_source() -> type[FileSource]:

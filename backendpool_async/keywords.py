@@ -21,3 +21,12 @@ def count(name: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"{name}={value!r} is not at least 1")
     return value
+
+
+def share(name: str, value: float) -> float:
+    """Return a number above 0 and at most 1; TypeError or ValueError naming the keyword."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r} is no number")
+    if not 0 < value <= 1:
+        raise ValueError(f"{name}={value!r} is not above 0 and at most 1")
+    return float(value)

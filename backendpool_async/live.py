@@ -31,6 +31,7 @@ class LiveList(CopiesShare):
     """What readers and pushers of a pool see; the rest of the pool keeps it fresh."""
 
     __slots__ = (
+        "__weakref__",
         "_closed",
         "_closings",
         "_max_backends",
@@ -49,7 +50,7 @@ class LiveList(CopiesShare):
         self._negatives = 0
         self._closings = 0
         self._closed = False
-        self._wakers: dict[Callable[[], None], None] = {}
+        self._wakers: dict[Callable[[], None], int] = {}
 
     def backends(self) -> tuple[Backend, ...]:
         """Return the list as it is now; lock-free, from any task or thread, at any time.
@@ -145,7 +146,7 @@ class LiveList(CopiesShare):
 
     def _add_waker(self, waker: Callable[[], None]) -> None:
         with _writing:
-            self._wakers[waker] = None
+            self._wakers[waker] = os.getpid()
 
     def _remove_waker(self, waker: Callable[[], None]) -> None:
         with _writing:
@@ -153,6 +154,10 @@ class LiveList(CopiesShare):
 
     def _wake(self) -> None:
         with _writing:
+            # A forked child shares the pipes that wake its parent's loops: a call of its parent's
+            # wakers would be felt over there.
+            process = os.getpid()
+            self._wakers = {waker: of for waker, of in self._wakers.items() if of == process}
             wakers = tuple(self._wakers)
         for waker in wakers:
             waker()

@@ -17,7 +17,7 @@ from backendpool_async.errors import (
     counted,
     describe,
 )
-from backendpool_async.flight import Flight, Outcome
+from backendpool_async.flight import Flight, Outcome, leave_quietly
 from backendpool_async.keywords import count, seconds
 from backendpool_async.logs import log
 from backendpool_async.run import Run
@@ -159,12 +159,22 @@ class BackendPool(JudgingList, Constructors):
         await self._release_unless_running()
         return snapshot
 
+    def refresh_soon(self) -> None:
+        """Ask the source early, as when a backend could not be reached; returns at once.
+
+        From any thread. At most once a second, joining a refresh that is due; nothing happens
+        while the pool is not running.
+        """
+        run = self._run
+        if run is not None:
+            run.hint_from_anywhere()
+
     async def aclose(self) -> None:
         """Stop refreshing; whoever waits for the pool gets `PoolClosed`, and `watch()` ends.
 
         The list stays readable. Returns when the background task has ended and the source has
-        released what it held; a source that swallows its cancellation is given up after
-        `timeout`. Closing twice, or a pool that was never started, does no harm.
+        released what it held; whatever of it swallows its cancellation is given up, after one
+        `timeout` in all. Closing twice, or a pool that was never started, does no harm.
         """
         run = self._current_run()
         self._close()
@@ -176,8 +186,7 @@ class BackendPool(JudgingList, Constructors):
                 run.first.set_result(closed)
             await run.stop()
         elif self._flight is not None:
-            await self._end_flight()
-            await self._close_source()
+            await self._release(None)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -228,7 +237,6 @@ class BackendPool(JudgingList, Constructors):
             run = self._run = Run(
                 self._source,
                 self._poll_interval,
-                self._timeout,
                 self._cancelled_flight_gone,
                 self._ask,
                 self._hint,
@@ -305,41 +313,68 @@ class BackendPool(JudgingList, Constructors):
         if self._run is not None:
             self._run.alarm.set(retry(failures, self._poll_interval))
 
-    async def _end_run(self) -> None:
+    async def _end_run(self, listener: asyncio.Task[None] | None) -> None:
         try:
-            await self._end_flight()
-            await self._close_source()
+            await self._release(listener)
         finally:
             self._run = None
 
     async def _release_unless_running(self) -> None:
         if self._run is None and (self._flight is None or self._flight.ended):
-            await self._end_flight()
-            # Somebody may have begun anew meanwhile.
-            if self._run is None and self._flight is None:
-                await self._close_source()
+            await self._release(None)
 
-    async def _end_flight(self) -> None:
-        flight = self._flight
-        if flight is None:
-            return
-        flight.cancel(self._closed_error())
-        if not await flight.gone(self._timeout):
-            log(
-                logging.WARNING,
-                f"{self._name}: its fetch swallows cancellation;"
-                f" given up after {self._timeout:g} s",
-            )
-        self._leave(flight)
+    async def _release(self, listener: asyncio.Task[None] | None) -> None:
+        """End the fetch and the listener and close the source, all within one `timeout`."""
+        loop, flight = asyncio.get_running_loop(), self._flight
+        deadline = loop.time() + self._timeout
+        tasks = {} if listener is None else {listener: "changed()"}
+        if flight is not None:
+            flight.cancel(self._closed_error())
+            tasks[flight.task] = "fetch"
+        # What does not end in half of the time may do so when its source is closed under it.
+        await _wait(tasks, self._timeout / 2)
+        if flight is not None and flight.task.done():
+            self._leave(flight)
+        await self._close_source(tasks, flight, deadline)
+        for task, method in tasks.items():
+            if not task.done():
+                log(
+                    logging.WARNING,
+                    f"{self._name}: its {method} swallows cancellation;"
+                    f" given up after {self._timeout:g} s",
+                )
+        if flight is not None:
+            self._leave(flight)
 
-    async def _close_source(self) -> None:
-        source = self._source
-        if not isinstance(source, ClosableSource):
+    async def _close_source(
+        self, beside: Iterable[asyncio.Task[None]], flight: Flight | None, deadline: float
+    ) -> None:
+        loop, source = asyncio.get_running_loop(), self._source
+        left = max(0.0, deadline - loop.time())
+        if not isinstance(source, ClosableSource) or self._is_used_beside(flight):
+            await _wait(beside, left)
             return
-        closing = asyncio.get_running_loop().create_task(source.aclose())
-        done, _ = await asyncio.wait({closing}, timeout=self._timeout)
-        if not done:
+        closing = loop.create_task(self._aclose_source(source))
+        leave_quietly(closing)
+        await _wait({closing, *beside}, left)
+        if not closing.done():
             closing.cancel()
-            log(logging.WARNING, f"{self._name}: its aclose() takes over {self._timeout:g} s")
-        elif not closing.cancelled() and (error := closing.exception()) is not None:
+            log(logging.WARNING, f"{self._name}: its aclose() takes over {left:.3g} s")
+
+    def _is_used_beside(self, flight: Flight | None) -> bool:
+        # Somebody may have begun anew while the flight ended.
+        if self._run is not None:
+            return not self._run.stopping
+        return self._flight is not None and self._flight is not flight
+
+    async def _aclose_source(self, source: ClosableSource) -> None:
+        try:
+            await source.aclose()
+        except Exception as error:  # noqa: BLE001 - a source may raise anything
             log(logging.WARNING, f"{self._name}: its aclose() failed: {describe(error)}")
+
+
+async def _wait(tasks: Iterable[asyncio.Task[None]], timeout: float) -> None:
+    pending = {task for task in tasks if not task.done()}
+    if pending:
+        await asyncio.wait(pending, timeout=timeout)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import os
+import time
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from backendpool_async.alarm import Alarm
 from backendpool_async.errors import BackendPoolError, describe
@@ -14,24 +18,28 @@ from backendpool_async.logs import log
 from backendpool_async.schedule import HintLimit
 from backendpool_async.source import NotifyingSource, Source, name_of
 
+_BETWEEN_HINTS: Final = 1.0
+
 
 class Run:
     """Asks when its alarm rings or the source hints, until it is stopped.
 
     `make_way` is awaited before all. `ask` begins a refresh, and `hint` one that is no older than
     the call; whoever ends one sets the alarm again, and `first` to what came of the first.
-    `release` is awaited when the task ends, also when something other than `stop` cancels it.
+    `release` is awaited when the task ends, also when something other than `stop` cancels it, and
+    is given the task that listens for hints, cancelled but perhaps not ended.
     """
 
     __slots__ = (
         "_ask",
+        "_begun",
         "_hint",
+        "_hinted_at",
         "_interval",
         "_make_way",
         "_pid",
         "_release",
         "_source",
-        "_timeout",
         "alarm",
         "first",
         "loop",
@@ -45,11 +53,10 @@ class Run:
         self,
         source: Source,
         interval: float,
-        timeout: float,
         make_way: Callable[[], Awaitable[None]],
         ask: Callable[[], None],
         hint: Callable[[], None],
-        release: Callable[[], Awaitable[None]],
+        release: Callable[[asyncio.Task[None] | None], Awaitable[None]],
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.alarm: Alarm = Alarm(self.loop, ask)
@@ -57,10 +64,11 @@ class Run:
         self.starters: int = 0
         self.wanted: bool = False
         self.stopping: bool = False
+        self._begun = False
         self._pid = os.getpid()
+        self._hinted_at = -math.inf
         self._source = source
         self._interval = interval
-        self._timeout = timeout
         self._make_way = make_way
         self._ask = ask
         self._hint = hint
@@ -70,21 +78,36 @@ class Run:
 
     @property
     def is_lost(self) -> bool:
-        """Whether its loop is closed, or belongs to the process that forked this one."""
-        return self.loop.is_closed() or self._pid != os.getpid()
+        """Whether its task or loop has ended, or is of the process that forked this one."""
+        return self.task.done() or self.loop.is_closed() or self._pid != os.getpid()
+
+    def hint_from_anywhere(self) -> None:
+        """Follow a hint that comes from any thread, unless one came less than a second ago."""
+        now = time.monotonic()
+        if now - self._hinted_at < _BETWEEN_HINTS or self.is_lost:
+            return
+        self._hinted_at = now
+        # The loop may be closed in this very moment.
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self._pass_on)
 
     async def stop(self) -> None:
         """End the task, and return when it has released everything."""
         if not self.stopping:
             # A second cancel would interrupt the release that the first one began.
             self.stopping = True
-            self.task.cancel()
+            # Before its first step it would end without a release.
+            if self._begun:
+                self.task.cancel()
         # Not `await self.task`: that would swallow a cancellation of the caller's own.
         await asyncio.wait({self.task})
 
     async def _keep_fresh(self) -> None:
+        self._begun = True
         listener = None
         try:
+            if self.stopping:
+                raise asyncio.CancelledError
             if isinstance(self._source, NotifyingSource):
                 listener = self.loop.create_task(self._listen(self._source))
                 leave_quietly(listener)
@@ -100,8 +123,7 @@ class Run:
             self.alarm.stop()
             if listener is not None:
                 listener.cancel()
-                await asyncio.wait({listener}, timeout=self._timeout)
-            await self._release()
+            await self._release(listener)
             raise
 
     async def _listen(self, source: NotifyingSource) -> None:

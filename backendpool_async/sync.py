@@ -7,9 +7,9 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, TypeVar, Unpack
 
 from anyio.from_thread import BlockingPortal
 
@@ -21,6 +21,8 @@ from backendpool_async.portal import SHARED, run_bounded
 from backendpool_async.snapshot import Snapshot
 from backendpool_async.source import Source, SourceFunction
 from backendpool_async.sources.static import StaticSource
+
+T = TypeVar("T")
 
 
 class BackendPool(CopiesShare, Constructors):
@@ -37,11 +39,10 @@ class BackendPool(CopiesShare, Constructors):
     (Backend('10.0.0.1:8080'),)
     """
 
-    __slots__ = ("_fetching", "_lock", "_pid", "_pool", "_portal")
+    __slots__ = ("__weakref__", "_callers", "_fetching", "_lock", "_pid", "_pool", "_portal")
 
     def __init__(self, source: Source | SourceFunction, **options: Unpack[PoolOptions]) -> None:
         self._pool = asynchronous.BackendPool(source, **options)
-        self._portal: BlockingPortal | None = None
         self._own()
 
     def backends(self) -> tuple[Backend, ...]:
@@ -68,22 +69,21 @@ class BackendPool(CopiesShare, Constructors):
         if isinstance(self._pool._source, StaticSource):
             self._pool._closed = False
             return
+        closings = self._pool._closings
         self._exclusively()
         # Not beside a `refresh()` of another thread, on an event loop of its own.
         with self._fetching, self._exclusively():
-            if self._portal is None:
-                self._portal = SHARED.acquire()
-            portal = self._portal
+            portal = self._enter()
         try:
-            portal.call(lambda: self._pool.start(required=required))
+            portal.call(self._unless_closed, closings, lambda: self._pool.start(required=required))
         except Exception:
-            self._let_go_of(portal)
             raise
         except BaseException:
             # Ctrl-C interrupts the waiting, not what is waited for.
             portal.call(self._pool.aclose)
-            self._let_go_of(portal)
             raise
+        finally:
+            self._leave()
 
     def refresh(self) -> Snapshot:
         """Ask the source now and return the snapshot that came of it; works without `start()`.
@@ -92,15 +92,18 @@ class BackendPool(CopiesShare, Constructors):
         `PoolClosed` when the pool is closed meanwhile.
         """
         self._may_block()
-        portal = self._portal if self._pid == os.getpid() else None
-        if portal is not None:
-            return portal.call(self._pool.refresh)
+        closings = self._pool._closings
         self._exclusively()
         with self._fetching:
-            portal = self._portal
-            if portal is None:  # pragma: no branch - else another thread started it in between
-                return run_bounded(self._pool.refresh(), self._pool._timeout)
-        return portal.call(self._pool.refresh)  # pragma: no cover - see above
+            with self._exclusively():
+                portal = self._portal and self._enter()
+            if portal is None:
+                refreshing = self._unless_closed(closings, self._pool.refresh)
+                return run_bounded(refreshing, self._pool._timeout)
+        try:
+            return portal.call(self._unless_closed, closings, self._pool.refresh)
+        finally:
+            self._leave()
 
     def wait_ready(self, timeout: float | None = None, min_backends: int = 1) -> Snapshot:
         """Return the snapshot as soon as it has `min_backends`.
@@ -143,14 +146,16 @@ class BackendPool(CopiesShare, Constructors):
         """Stop refreshing; who waits gets `PoolClosed`, and `watch()` ends. The list stays."""
         self._may_block()
         with self._exclusively():
-            portal, self._portal = self._portal, None
+            portal = self._portal and self._enter()
+            if portal is None:
+                # Under the lock: a `start()` of another thread comes before it or after it.
+                self._pool._close()
         if portal is not None:
             try:
                 portal.call(self._pool.aclose)
             finally:
-                SHARED.release()
+                self._leave()
             return
-        self._pool._close()
         flight = self._pool._flight
         if flight is not None:
             # Another thread is in `refresh()`, on an event loop of its own.
@@ -176,10 +181,27 @@ class BackendPool(CopiesShare, Constructors):
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._fetching = threading.Lock()
+        self._portal: BlockingPortal | None = None
+        self._callers = 0
 
-    def _let_go_of(self, portal: BlockingPortal) -> None:
+    async def _unless_closed(self, closings: int, call: Callable[[], Awaitable[T]]) -> T:
+        # By another thread, since this call began.
+        if self._pool._closings != closings:
+            raise self._pool._closed_error()
+        return await call()
+
+    def _enter(self) -> BlockingPortal:
+        # Under the lock. Every call and the run hold the portal: the last of them lets it go.
+        if self._portal is None:
+            self._portal = SHARED.acquire()
+        self._callers += 1
+        return self._portal
+
+    def _leave(self) -> None:
         with self._exclusively():
-            if self._portal is not portal or self._pool._run is not None:
+            self._callers -= 1
+            run = self._pool._run
+            if self._callers or (run is not None and not run.is_lost):
                 return
             self._portal = None
         SHARED.release()
@@ -188,7 +210,6 @@ class BackendPool(CopiesShare, Constructors):
         if self._pid != os.getpid():  # pragma: no cover - in a forked child, which is not traced
             # Forked: the thread that kept it fresh, or held the lock, is not in this process.
             self._own()
-            self._portal = None
         return self._lock
 
     def _may_block(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
@@ -34,12 +35,40 @@ def parse_url(url: str) -> PoolUrl:
         raise ValueError(f"{quote(url)}: it begins with none of {known}")
     arguments, extra = _SCHEMES[scheme]
     body, _, query = rest.partition("?")
-    try:
+    with naming(url):
         return PoolUrl(scheme, arguments(body), _options(query, _COMMON | extra))
-    except InvalidBackend:
-        raise
+
+
+@contextlib.contextmanager
+def naming(url: str) -> Iterator[None]:
+    """Let an error that the arguments in a URL cause begin with the URL; its type stays.
+
+    >>> with naming("dns://api:80?timeout=-1"):
+    ...     raise ValueError("timeout=-1.0: it is not positive")
+    Traceback (most recent call last):
+    ValueError: 'dns://api:80?timeout=-1': timeout=-1.0: it is not positive
+    """
+    try:
+        yield
+    except InvalidBackend as error:
+        raise _InvalidBackendInUrl(url, error.entry, error.reason, error.place) from error
     except ValueError as error:
-        raise ValueError(f"{quote(url)}: {error}") from None
+        raise ValueError(f"{quote(url)}: {error}") from error
+    except TypeError as error:
+        raise TypeError(f"{quote(url)}: {error}") from error
+
+
+class _InvalidBackendInUrl(InvalidBackend):
+    """An `InvalidBackend` that names the URL in which it stood."""
+
+    def __init__(self, url: str, entry: object, reason: str, place: str | None) -> None:
+        super().__init__(entry, reason, place)
+        # What a copy is made of.
+        self.args = (url, entry, reason, place)
+        self._url = url
+
+    def __str__(self) -> str:
+        return f"{quote(self._url)}: {super().__str__()}"
 
 
 def _options(query: str, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ PACKAGE = Path(backendpool_async.__file__).parent
 # From the ground up: a room imports only from lines above its own.
 FLOORS = [
     {"errors", "untracked"},
+    {"attributes"},
     {"backend", "copies", "keywords", "logs", "threads", "schedule"},
     {"bulk", "snapshot", "alarm"},
     {"source"},
@@ -25,6 +26,7 @@ FLOORS = [
     {"pool"},
     {"portal"},
     {"sync"},
+    {"balance"},
     {"__init__", "testing"},
     {"demo"},
     {"cli"},

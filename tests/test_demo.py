@@ -10,14 +10,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from blockbuster import blockbuster_ctx
+from commands import INTERRUPTED, NOBODY_READS, complaints, no_blocking_call_but, started
 
 import backendpool_async.demo
 from backendpool_async import BackendPool
@@ -29,8 +27,6 @@ from backendpool_async.demo.places import ListFile, ServedName, Variables
 from backendpool_async.demo.screen import Screen
 from backendpool_async.testing.dns_server import FakeDnsServer
 
-INTERRUPTED, NOBODY_READS = 130, 141
-STRICT = (sys.executable, "-X", "dev", "-W", "error", "-m", "backendpool_async", "demo")
 HURRIED = Pace(
     reading=0.0,
     outage=0.05,
@@ -41,40 +37,20 @@ HURRIED = Pace(
     dns_min_ttl=0.05,
     dns_ttl=0,
 )
-_PROMPT = 30.0
 
 
 @pytest.fixture(autouse=True)
 def no_blocking_call() -> Iterator[None]:
-    """What the house forbids, but for one thing: the demo waits for its terminal."""
-    with blockbuster_ctx("backendpool_async") as blockbuster:
-        for function in blockbuster.functions.values():
-            function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")
-            function.can_block_in("asyncinotify/__init__.py", "_get")  # reads when it is ready
-            function.can_block_in("rich/console.py", "_write_buffer")
+    with no_blocking_call_but("rich/console.py", "_write_buffer"):
         yield
 
 
-@contextmanager
-def started(tmp_path: Path, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start the demo under every check that Python has, its files in `tmp_path`."""
+def started_in(
+    tmp_path: Path, stdout: int = subprocess.PIPE
+) -> AbstractContextManager[subprocess.Popen[str]]:
+    """Start the demo, its files in `tmp_path`."""
     environment = os.environ | {"TMPDIR": str(tmp_path), "COLUMNS": "80"}
-    with subprocess.Popen(
-        STRICT, env=environment, stderr=subprocess.PIPE, text=True, **options
-    ) as process:
-        watchdog = threading.Timer(_PROMPT, process.kill)
-        watchdog.start()
-        try:
-            yield process
-        finally:
-            process.kill()
-            watchdog.cancel()
-            watchdog.join()
-
-
-def complaints(stderr: str) -> list[str]:
-    # In debug mode asyncio times every callback; that a machine is busy is no complaint.
-    return [line for line in stderr.splitlines() if not line.startswith("Executing <")]
+    return started("demo", stdout=stdout, env=environment)
 
 
 def row(stdout: str, title: str) -> list[int]:
@@ -233,7 +209,7 @@ async def test_what_is_not_broken_does_not_recover(
 
 
 def test_ctrl_c_ends_it_without_a_word_and_nothing_stays(tmp_path: Path) -> None:
-    with started(tmp_path, stdout=subprocess.PIPE) as process:
+    with started_in(tmp_path) as process:
         assert process.stdout is not None
         assert any("The lists change" in line for line in process.stdout)
         assert list(tmp_path.iterdir())
@@ -247,7 +223,7 @@ def test_ctrl_c_ends_it_without_a_word_and_nothing_stays(tmp_path: Path) -> None
 def test_a_reader_that_goes_away_ends_it_without_a_word_and_nothing_stays(
     tmp_path: Path,
 ) -> None:
-    with started(tmp_path, stdout=subprocess.PIPE) as process:
+    with started_in(tmp_path) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.close()
@@ -273,7 +249,7 @@ def test_the_screen_bears_a_reader_that_is_gone(monkeypatch: pytest.MonkeyPatch)
 def test_on_a_terminal_it_is_coloured(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     try:
-        with started(tmp_path, stdout=theirs) as process:
+        with started_in(tmp_path, theirs) as process:
             shown = b""
             while b"pools start" not in shown:
                 shown += os.read(ours, 4096)

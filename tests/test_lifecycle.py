@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import pickle
 import threading
+import weakref
 from collections.abc import Coroutine
 from typing import Any
 
@@ -31,6 +33,38 @@ from backendpool_async.testing import (
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 
 virtual = pytest.mark.virtual_time
+
+
+class Unmoved(ScriptedSource):
+    """A source whose `aclose` does not end what swallows its cancellation."""
+
+    async def aclose(self) -> None:
+        self.closings += 1
+
+
+class Deaf(Unmoved):
+    """A source that swallows every cancellation of `changed` until it is `told`."""
+
+    def __init__(self, *steps: object) -> None:
+        super().__init__(*steps)
+        self.told = asyncio.Event()
+
+    async def changed(self) -> None:
+        await until(self.told)
+
+
+class DeafAllOver(Deaf):
+    """A source that swallows the cancellations of its `aclose` too."""
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        await until(self.told)
+
+
+async def until(told: asyncio.Event) -> None:
+    while not told.is_set():
+        with contextlib.suppress(asyncio.CancelledError):
+            await told.wait()
 
 
 def others() -> set[asyncio.Task[Any]]:
@@ -167,6 +201,35 @@ async def test_aclose_ends_everything_that_waits_and_is_idempotent() -> None:
 
 
 @virtual
+async def test_a_close_in_the_very_turn_of_a_start_leaves_a_pool_that_can_be_started() -> None:
+    source = ScriptedSource([A])
+    pool = BackendPool(source)
+    starting = asyncio.create_task(pool.start())
+    while pool._run is None:  # noqa: ASYNC110 - this very turn
+        await asyncio.sleep(0)
+    await pool.aclose()
+    with pytest.raises(PoolClosed):
+        await starting
+    assert source.closings == 1
+    async with asyncio.timeout(1), pool:
+        assert pool.backends() == (A,)
+
+
+@virtual
+async def test_a_background_task_that_is_cancelled_before_its_first_step_is_replaced() -> None:
+    pool = BackendPool(ScriptedSource([A]))
+    starting = asyncio.create_task(pool.start())
+    while pool._run is None:  # noqa: ASYNC110 - this very turn
+        await asyncio.sleep(0)
+    pool._run.task.cancel()
+    await asyncio.wait({pool._run.task})
+    starting.cancel()
+    await asyncio.wait({starting})
+    async with asyncio.timeout(1), pool:
+        assert pool.backends() == (A,)
+
+
+@virtual
 async def test_a_pool_that_was_never_started_can_be_closed() -> None:
     await BackendPool(ScriptedSource([A])).aclose()
     await BackendPool.static([A]).aclose()
@@ -270,7 +333,7 @@ def test_a_program_that_ends_without_closing_its_pool_leaves_nothing() -> None:
 async def test_a_fetch_that_swallows_cancellation_is_given_up_at_the_close(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    source = ScriptedSource([A], stubborn(100))
+    source = Unmoved([A], stubborn(100))
     pool = BackendPool(source, timeout=3, poll_interval=10)
     await pool.start()
     await source.called(2)
@@ -278,7 +341,64 @@ async def test_a_fetch_that_swallows_cancellation_is_given_up_at_the_close(
     begun = loop.time()
     await pool.aclose()
     assert loop.time() - begun == pytest.approx(3)
-    assert "swallows cancellation; given up after 3 s" in caplog.text
+    assert "its fetch swallows cancellation; given up after 3 s" in caplog.text
+    assert source.closings == 1
+    source.release()
+    await asyncio.wait(others())
+
+
+@virtual
+async def test_a_fetch_that_only_the_close_of_its_source_ends_is_not_given_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = ScriptedSource([A], stubborn())
+    pool = BackendPool(source, timeout=3, poll_interval=10)
+    await pool.start()
+    await source.called(2)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    await pool.aclose()
+    assert loop.time() - begun == pytest.approx(1.5)
+    assert not caplog.text
+    assert not others()
+
+
+@virtual
+async def test_all_that_swallows_cancellation_is_given_up_after_one_timeout_and_named_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = DeafAllOver([A], stubborn())
+    pool = BackendPool(source, timeout=2, poll_interval=10)
+    await pool.start()
+    await source.called(2)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    await pool.aclose()
+    assert loop.time() - begun == pytest.approx(2)
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        "DeafAllOver: its aclose() takes over 1 s",
+        "DeafAllOver: its changed() swallows cancellation; given up after 2 s",
+        "DeafAllOver: its fetch swallows cancellation; given up after 2 s",
+    ]
+    source.release()
+    source.told.set()
+    await asyncio.wait(others())
+
+
+@virtual
+async def test_a_close_during_a_lone_refresh_leaves_the_source_to_a_start_that_follows() -> None:
+    source = Unmoved(stubborn(2), [A])
+    pool = BackendPool(source, timeout=3)
+    refreshing = asyncio.create_task(pool.refresh())
+    await source.called()
+    closing = asyncio.create_task(pool.aclose())
+    await asyncio.sleep(0.1)
+    await pool.start()
+    await closing
+    assert source.closings == 0
+    with pytest.raises(PoolClosed):
+        await refreshing
+    await pool.aclose()
     assert source.closings == 1
 
 
@@ -302,24 +422,18 @@ async def test_a_source_that_cannot_be_closed_does_not_hold_up_the_pool(
 
 
 @virtual
-async def test_hints_that_swallow_cancellation_do_not_hold_up_the_close() -> None:
-    release = asyncio.Event()
-
-    class Deaf(ScriptedSource):
-        async def changed(self) -> None:
-            while not release.is_set():
-                try:
-                    await release.wait()
-                except asyncio.CancelledError:
-                    continue
-
-    pool = BackendPool(Deaf([A]), timeout=2)
+async def test_hints_that_swallow_cancellation_do_not_hold_up_the_close(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = Deaf([A])
+    pool = BackendPool(source, timeout=2)
     await pool.start()
     loop = asyncio.get_running_loop()
     begun = loop.time()
     await pool.aclose()
     assert loop.time() - begun == pytest.approx(2)
-    release.set()
+    assert "its changed() swallows cancellation; given up after 2 s" in caplog.text
+    source.told.set()
     await asyncio.wait(others())
 
 
@@ -481,6 +595,11 @@ async def test_a_static_pool_has_nothing_to_start_or_refresh() -> None:
         assert (await pool.refresh()).backends == (A,)
         pool.update([B])
         assert (await pool.refresh()).backends == (B,)
+
+
+async def test_a_pool_can_be_referred_to_weakly() -> None:
+    pool = BackendPool.static([A])
+    assert weakref.ref(pool)() is pool
 
 
 async def test_copies_are_the_same_live_list() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import os
 import pickle
@@ -10,8 +11,9 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,45 @@ class Counting:
         if self.hangs:
             await asyncio.Event().wait()
         return [f"10.0.0.{self.calls}:80"]
+
+
+class Gate:
+    """Holds whoever passes on an event loop until another thread opens it."""
+
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+
+    async def passed(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._opened = asyncio.Event()
+        self._reached.set()
+        while not self._opened.is_set():
+            # Deaf to cancellation, as a source should not be.
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._opened.wait()
+
+    def await_somebody(self) -> None:
+        assert self._reached.wait(10)
+
+    def open(self) -> None:
+        self.await_somebody()
+        self._loop.call_soon_threadsafe(self._opened.set)
+
+
+class AnnouncedLock:
+    """A lock that says so when somebody has to wait for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.awaited = threading.Event()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self.awaited.set()
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def background_threads() -> list[threading.Thread]:
@@ -179,6 +220,90 @@ def test_closing_ends_a_pending_call_of_another_thread(method: str) -> None:
     assert errors == [PoolClosed]
 
 
+def test_a_start_that_fails_leaves_its_thread_to_a_refresh_that_waits_on_another() -> None:
+    class Source:
+        def __init__(self) -> None:
+            self.calls = 0
+            self.fetching, self.closing = Gate(), Gate()
+
+        async def fetch(self) -> list[str]:
+            self.calls += 1
+            if self.calls == 1:
+                raise OSError("no route")
+            await self.fetching.passed()
+            return [A]
+
+        async def aclose(self) -> None:
+            if self.calls == 1:
+                await self.closing.passed()
+
+    source = Source()
+    pool = BackendPool(source)
+    with ThreadPoolExecutor(2) as threads:
+        starting = threads.submit(pool.start)
+        source.closing.await_somebody()
+        refreshing = threads.submit(pool.refresh)
+        source.fetching.await_somebody()
+        source.closing.open()
+        assert isinstance(starting.exception(), SourceError)
+        source.fetching.open()
+        assert refreshing.result().backends == (A,)
+    assert not background_threads()
+
+
+@pytest.mark.parametrize("method", ["start", "refresh", "close"])
+def test_a_call_that_comes_during_a_close_of_another_thread_does_its_work(method: str) -> None:
+    class Source:
+        def __init__(self) -> None:
+            self.calls = 0
+            self.gate = Gate()
+
+        async def fetch(self) -> list[str]:
+            self.calls += 1
+            if self.calls == 2:
+                await self.gate.passed()
+            return [f"10.0.0.{self.calls}:80"]
+
+    source = Source()
+    pool = BackendPool(source, timeout=60)
+    pool.start()
+    with ThreadPoolExecutor(3) as threads:
+        held = threads.submit(pool.refresh)
+        source.gate.await_somebody()
+        closing = threads.submit(pool.close)
+        assert isinstance(held.exception(), PoolClosed)
+        called = threads.submit(getattr(pool, method))
+        while pool._callers < 2:
+            wait([called], 0.001)
+        source.gate.open()
+        closing.result()
+        called.result()
+    pool.close()
+    assert pool.backends() == (A if method == "close" else C,)
+    assert not background_threads()
+
+
+@pytest.mark.parametrize("method", ["start", "refresh"])
+def test_closing_ends_a_call_that_waits_for_the_fetch_of_another_thread(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Counting()
+    source.hangs = True
+    pool = BackendPool(source, timeout=60)
+    turn = AnnouncedLock()
+    monkeypatch.setattr(pool, "_fetching", turn)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(pool.refresh)
+        source.asked.wait()
+        second = threads.submit(getattr(pool, method))
+        turn.awaited.wait()
+        pool.close()
+        assert isinstance(first.exception(), PoolClosed)
+        assert isinstance(second.exception(10), PoolClosed)
+    assert source.calls == 1
+    assert not background_threads()
+
+
 async def test_a_method_that_blocks_raises_on_the_thread_of_a_running_loop() -> None:
     pool = BackendPool.static([A])
     for call in (pool.start, pool.refresh, pool.wait_ready, pool.close, pool.__enter__):
@@ -217,6 +342,11 @@ def test_copies_share_and_a_pickle_is_refused() -> None:
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(pool)
     assert repr(pool) == "sync <BackendPool static: 1 backend, generation 1>"
+
+
+def test_a_pool_can_be_referred_to_weakly() -> None:
+    pool = BackendPool.static([A])
+    assert weakref.ref(pool)() is pool
 
 
 def test_ctrl_c_during_a_start_leaves_nothing_running() -> None:

@@ -174,6 +174,43 @@ def test_a_fork_waits_until_no_thread_is_pushing() -> None:
     assert (done.stdout, done.stderr) == ("{0}\n", "")
 
 
+# Its parent's loop is looked at between two turns, so that a wake-up is still in its pipe.
+WAKING = """
+import asyncio, os, select, threading
+from backendpool_async import BackendPool
+
+pool = BackendPool.static(["10.0.0.1:80"])
+pushed = ["10.0.0.1:80", "10.0.0.2:80"]
+loop = asyncio.new_event_loop()
+waiting = loop.create_task(pool.wait_ready(min_backends=2))
+loop.run_until_complete(asyncio.sleep(0))
+
+async def in_the_child():
+    watch = pool.watch()
+    await anext(watch)
+    following = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0)
+    threading.Thread(target=pool.update, args=[pushed]).start()
+    return await following
+
+child = os.fork()
+if child == 0:
+    os._exit(0 if asyncio.run(in_the_child()).backends == tuple(pushed) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(select.select([loop._ssock], [], [], 0)[0], waiting.done())
+pool.update(pushed)
+print(*loop.run_until_complete(waiting).backends)
+loop.close()
+"""
+
+
+def test_an_update_in_a_child_wakes_its_own_watchers_and_not_its_parents() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WAKING], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (done.stdout, done.stderr) == ("0\n[] False\n10.0.0.1:80 10.0.0.2:80\n", "")
+
+
 PROGRAMS = {
     "a pool left open at the end of asyncio.run": """
 async def main():

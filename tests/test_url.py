@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backendpool_async import BackendPool, InvalidBackend
-from backendpool_async.url import parse_url
+from backendpool_async.url import naming, parse_url
 
 
 @pytest.mark.parametrize(
@@ -96,6 +98,55 @@ def test_a_bad_backend_in_a_url_is_an_invalid_backend(url: str, entry: str) -> N
     with pytest.raises(InvalidBackend) as caught:
         BackendPool.from_url(url)
     assert caught.value.entry == entry
+
+
+@pytest.mark.parametrize("url", ["dns://api", "dns://api:80/path", "dns://api:0"])
+def test_a_url_whose_target_is_no_backend_is_an_invalid_backend_that_names_it(url: str) -> None:
+    with pytest.raises(InvalidBackend) as caught:
+        parse_url(url)
+    assert str(caught.value).startswith(f"{url!r}: invalid backend ")
+    assert isinstance(caught.value.__cause__, InvalidBackend)
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (ValueError("timeout=-1.0"), "timeout=-1.0"),
+        (TypeError("no number"), "no number"),
+        (InvalidBackend("b", "no port", "entry 2"), "invalid backend 'b' (entry 2): no port"),
+    ],
+)
+def test_an_error_keeps_its_type_and_its_text_and_begins_with_the_url(
+    error: Exception, what: str
+) -> None:
+    with pytest.raises(type(error)) as caught, naming("static:a:1,b"):
+        raise error
+    assert str(caught.value) == f"'static:a:1,b': {what}"
+    assert caught.value.__cause__ is error
+
+
+def test_a_long_or_strange_url_is_cut_and_escaped_in_its_error() -> None:
+    with (
+        pytest.raises(ValueError, match=r"^'file:a\\nb\\x1bx+\.\.\.': wrong$"),
+        naming("file:a\nb\x1b" + "x" * 10_000),
+    ):
+        raise ValueError("wrong")
+
+
+def test_what_is_no_fault_of_the_url_does_not_blame_it() -> None:
+    error = ImportError("pip install it")
+    with pytest.raises(ImportError) as caught, naming("file:x?watch=true"):
+        raise error
+    assert caught.value is error
+
+
+def test_an_invalid_backend_of_a_url_can_be_copied() -> None:
+    with pytest.raises(InvalidBackend) as caught:
+        parse_url("dns://api:0")
+    error = caught.value
+    for copied in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert str(copied) == str(error)
+        assert (copied.entry, copied.reason, copied.place) == ("api:0", error.reason, error.place)
 
 
 @pytest.mark.parametrize("url", [None, b"static:a:1", 80, ["static:a:1"], Path("x")])

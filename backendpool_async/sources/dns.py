@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import math
 import socket
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, Literal, TypeVar
 
 from backendpool_async.backend import Backend
-from backendpool_async.errors import EmptyAnswer, InvalidBackend, quote
+from backendpool_async.errors import EmptyAnswer, InvalidBackend, SourceError, quote
 from backendpool_async.logs import log
 from backendpool_async.source import Answer
 from backendpool_async.sources.lookup import (
+    RECORD,
     CaresLookup,
     EitherLookup,
     Family,
@@ -39,14 +41,20 @@ _RESOLVERS: Final[dict[str, Callable[[], Lookup]]] = {
     "c-ares": CaresLookup,
     "system": SystemLookup,
 }
+# So long may one family be behind the addresses of the other. A nameserver that has to ask others
+# first answers within it; c-ares gives up one that is silent only after seconds, and where there
+# are several, only after the pool has given up both families.
+_GRACE: Final = 0.5
+_NOTHING: Final = Found(frozenset(), 0)
 
 
 class DnsSource:
     """The A or AAAA records of a name, each with the same port; asked again after their TTL.
 
     NXDOMAIN and NODATA are negative answers (RFC 2308); everything else that is no address
-    (SERVFAIL, REFUSED, silence) is a failure. With ``family="any"`` a family that fails keeps its
-    last good addresses while the other answers. An address instead of a name is its own answer.
+    (SERVFAIL, REFUSED, silence) is a failure. With ``family="any"`` a family that fails, or comes
+    half a second after the addresses of the other, keeps its last good ones while the other
+    answers. An address instead of a name is its own answer.
     Raises `InvalidBackend` for a bad host or port, ValueError for the other arguments.
     """
 
@@ -78,13 +86,12 @@ class DnsSource:
             return self._literal
         if len(self._families) > 1:
             return await self._fetch_any()
-        return self._answer([await self._ask(self._families[0])])
+        return self._answer([await self._lookup.addresses(self._target.host, self._families[0])])
 
     async def _fetch_any(self) -> Answer:
-        outcomes = await asyncio.gather(*map(self._ask, self._families), return_exceptions=True)
         found: list[Found] = []
-        failures: dict[Family, BaseException] = {}
-        for family, outcome in zip(self._families, outcomes, strict=True):
+        failures: dict[Family, Exception] = {}
+        for family, outcome in (await self._outcomes()).items():
             if isinstance(outcome, Found):
                 self._last_good[family] = outcome
                 found.append(outcome)
@@ -92,18 +99,40 @@ class DnsSource:
                 self._last_good.pop(family, None)
             else:
                 failures[family] = outcome
-                if family in self._last_good:
-                    # Not vouched for any longer: it is asked again as soon as may be.
-                    found.append(self._last_good[family]._replace(ttl=0))
-        if failures and (len(failures) == len(self._families) or not found):
+                # Not vouched for any longer: it is asked again as soon as may be.
+                found.append(self._last_good.get(family, _NOTHING)._replace(ttl=0))
+        has_addresses = any(each.addresses for each in found)
+        if len(failures) == len(self._families) or (failures and not has_addresses):
             raise next(iter(failures.values()))
         self._tell(failures)
         if not found:
             raise EmptyAnswer(str(self), "A and AAAA lookup: neither has a record")
         return self._answer(found)
 
-    def _ask(self, family: Family) -> Coroutine[Any, Any, Found]:
-        return self._lookup.addresses(self._target.host, family)
+    async def _outcomes(self) -> dict[Family, Found | Exception]:
+        host = self._target.host
+        outcomes: dict[Family, Found | Exception] = {}
+
+        async def ask(family: Family) -> None:
+            try:
+                outcomes[family] = await self._lookup.addresses(host, family)
+            except Exception as failure:  # noqa: BLE001 - one family's; the other may answer
+                # With its traceback it would keep this frame alive, and this frame it.
+                outcomes[family] = failure.with_traceback(None)
+            else:
+                if grace.when() is None:
+                    grace.reschedule(asyncio.get_running_loop().time() + _GRACE)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None) as grace:
+                # Not a task group: asyncio complains of its tasks when the loop is closed under
+                # them. Cancelled, this one too ends only when both lookups have ended.
+                await asyncio.gather(*map(ask, self._families), return_exceptions=True)
+        reason = f"no answer within {_GRACE} s of the other family's"
+        late = {
+            each: SourceError(host, f"{RECORD[each]} lookup: {reason}") for each in self._families
+        }
+        return late | outcomes
 
     def _answer(self, found: Sequence[Found]) -> Answer:
         addresses = frozenset[str]().union(*(each.addresses for each in found))
@@ -113,10 +142,15 @@ class DnsSource:
         times = [each.ttl for each in found if each.ttl is not None]
         return Answer._of_parsed(self._backends, max(min(times), self._min_ttl) if times else None)
 
-    def _tell(self, failures: Mapping[Family, BaseException]) -> None:
+    def _tell(self, failures: Mapping[Family, Exception]) -> None:
         for family, failure in failures.items():
             if family not in self._failing:
                 log(logging.WARNING, f"{self}: one family fails, its addresses stay: {failure}")
+        for family in self._failing - failures.keys():
+            log(
+                logging.INFO,
+                f"{self}: the family that failed answers again: {RECORD[family]} lookup",
+            )
         self._failing = set(failures)
 
     async def aclose(self) -> None:
@@ -159,7 +193,7 @@ def _lookup(make: Callable[[], Lookup], resolver: str, nameservers: Sequence[str
         return make()
     if resolver == "system":
         raise ValueError("nameservers are asked by c-ares: the system's resolver has its own")
-    if isinstance(nameservers, str) or not nameservers:
+    if isinstance(nameservers, str) or not isinstance(nameservers, Iterable) or not nameservers:
         raise ValueError(f"{nameservers=} is no list of 'address' or 'address:port'")
     return NameserverLookup([_nameserver(str(text)) for text in nameservers])
 

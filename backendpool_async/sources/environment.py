@@ -8,9 +8,8 @@ import re
 
 from backendpool_async.backend import Backend
 from backendpool_async.errors import EmptyAnswer, InvalidBackend, quote
+from backendpool_async.logs import log
 from backendpool_async.source import Answer
-
-_logger = logging.getLogger("backendpool_async")
 
 
 class EnvironmentSource:
@@ -50,13 +49,10 @@ class EnvironmentSource:
         ignored = min((number for number in beyond if number > first_absent), default=None)
         if ignored is not None:
             self._warned = True
-            _logger.warning(
-                "%s: %s_%d is ignored, because %s_%d is not set",
-                self,
-                self._prefix,
-                ignored,
-                self._prefix,
-                first_absent,
+            log(
+                logging.WARNING,
+                f"{self}: {self._prefix}_{ignored} is ignored,"
+                f" because {self._prefix}_{first_absent} is not set",
             )
 
     def __str__(self) -> str:

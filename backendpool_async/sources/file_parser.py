@@ -121,10 +121,8 @@ def _cut(content: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _parse_piece(piece: bytes, first: int, path: str) -> list[Backend]:
-    if len(piece) > _LONGEST_LINE + _PIECE_BYTES:
-        # Only the last of its lines can be so long.
-        where = first + piece.count(b"\n", 0, len(piece) - 1)
-        raise ValueError(f"line {where} is over 64 KiB long")
+    if len(piece) > _LONGEST_LINE:
+        _refuse_long_line(piece, first)
     try:
         text = piece.decode()
     except UnicodeDecodeError as error:
@@ -141,3 +139,11 @@ def _parse_piece(piece: bytes, first: int, path: str) -> list[Backend]:
             numbers.append(number)
             entries.append(entry)
     return parse_chunk(entries, lambda index: f"line {numbers[index]} of {quote(path)}")
+
+
+def _refuse_long_line(piece: bytes, first: int) -> None:
+    # Only the last of its lines can be so long: a piece ends with the first that is over its size.
+    last_end = len(piece) - piece.endswith(b"\n")
+    if last_end - (piece.rfind(b"\n", 0, last_end) + 1) > _LONGEST_LINE:
+        where = first + piece.count(b"\n", 0, last_end)
+        raise ValueError(f"line {where} is over 64 KiB long")

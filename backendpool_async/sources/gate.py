@@ -8,7 +8,7 @@ from collections import deque
 
 
 class Gate:
-    """Lets `width` in at once; the next when half of them have left, or when time is up.
+    """Lets `width` in at once; the next ones when no more than half are inside, or time is up.
 
     Who is still inside after `interval` seconds counts no longer: what is slow holds up nobody.
     For one event loop.

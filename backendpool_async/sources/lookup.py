@@ -15,7 +15,7 @@ from backendpool_async.errors import EmptyAnswer, SourceError
 from backendpool_async.sources.resolver_hub import ResolverHub
 from backendpool_async.threads import FewThreads, in_thread
 
-_RECORD: Final = {socket.AF_INET: "A", socket.AF_INET6: "AAAA"}
+RECORD: Final = {socket.AF_INET: "A", socket.AF_INET6: "AAAA"}
 _RECORD_TYPE: Final = {socket.AF_INET: 1, socket.AF_INET6: 28}
 _NEGATIVE: Final = {1: "NODATA", 4: "NXDOMAIN"}
 _FAILURE: Final = {
@@ -95,7 +95,7 @@ class NameserverLookup(CaresLookup):
     async def addresses(self, name: str, family: Family) -> Found:
         try:
             result = await self._joined().lookup(
-                lambda resolver: resolver.query_dns(name, _RECORD[family])
+                lambda resolver: resolver.query_dns(name, RECORD[family])
             )
         except (aiodns.error.DNSError, pycares.AresError) as error:
             raise _explained(error, name, family) from error
@@ -126,7 +126,7 @@ class SystemLookup:
         except OSError as error:
             negative = isinstance(error, socket.gaierror) and error.errno in _SYSTEM_NEGATIVE
             kind = EmptyAnswer if negative else SourceError
-            asked = f"{_RECORD[family]} lookup by the system"
+            asked = f"{RECORD[family]} lookup by the system"
             raise kind(name, f"{asked}: {error.strerror}") from error
         return _found([str(info[4][0]) for info in infos], (), name, family)
 
@@ -169,14 +169,14 @@ class EitherLookup:
 def _found(addresses: Iterable[str], times: Iterable[float], name: str, family: Family) -> Found:
     found = Found(frozenset(addresses), min(times, default=None))
     if not found.addresses:
-        raise EmptyAnswer(name, f"{_RECORD[family]} lookup: no such record in the answer")
+        raise EmptyAnswer(name, f"{RECORD[family]} lookup: no such record in the answer")
     return found
 
 
 def _explained(error: Exception, name: str, family: Family) -> SourceError:
     # No resolver could be made at all when it is no DNSError: its argument is no code.
     code = error.args[0]
-    asked = f"{_RECORD[family]} lookup"
+    asked = f"{RECORD[family]} lookup"
     if code in _NEGATIVE:
         return EmptyAnswer(name, f"{asked}: {_NEGATIVE[code]}")
     return SourceError(name, f"{asked}: {_FAILURE.get(code, str(error))}")

@@ -19,7 +19,7 @@ T = TypeVar("T")
 # A resolver caches, and c-ares can keep a negative answer for an hour. One a lookup costs a
 # thread and four descriptors each time, one a pool the same for ever.
 _SHARED_FOR: Final = 1.0
-# So many lookups begin at once; the next ones when one of them has ended, or after this time.
+# So many lookups begin at once; the next ones when half of them have ended, or after this time.
 # Begun all together, 200 of them hold the event loop for 80 ms.
 _BEGIN_AT_ONCE: Final = 16
 _BEGIN_AGAIN_AFTER: Final = 0.001

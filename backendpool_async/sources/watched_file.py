@@ -14,7 +14,8 @@ class WatchedFileSource(FileSource):
 
     The directory is watched, and that of every symbolic link on the way: a file that is replaced
     (written anew, renamed over, a ConfigMap's link swapped) is another file under the same name.
-    Where the file system tells of nothing (NFS), polling goes on alone.
+    So are the directories above, for being renamed. Where the file system tells of nothing (NFS),
+    polling goes on alone.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_entries: int) -> None:

@@ -15,9 +15,11 @@ def root(tmp_path: Path) -> Path:
 
 
 def places(path: Path | str, root: Path) -> dict[str, set[str]]:
+    """The places from `root` on."""
     return {
         os.path.relpath(directory, root): names
         for directory, names in places_on_the_way(str(path)).items()
+        if Path(directory).is_relative_to(root)
     }
 
 
@@ -26,14 +28,27 @@ def test_a_plain_file_is_decided_in_its_directory(root: Path) -> None:
     assert places(root / "list", root) == {".": {"list"}}
 
 
-@pytest.mark.parametrize("spelling", ["./list", "etc/../list", "etc//..//./list", "list/"])
+def test_every_directory_above_but_the_root_itself_is_one_that_can_be_renamed(root: Path) -> None:
+    (root / "etc" / "app").mkdir(parents=True)
+    above = [root / "etc", root, *root.parents[:-1]]
+    assert places_on_the_way(str(root / "etc" / "app" / "list")) == {
+        str(root / "etc" / "app"): {"list"},
+        **{str(directory): set() for directory in above},
+    }
+
+
+@pytest.mark.parametrize(
+    ("spelling", "through"),
+    [("./list", {}), ("etc/../list", {"etc": set()}), ("etc//..//./list", {"etc": set()}),
+     ("list/", {})],
+)  # fmt: skip
 def test_a_way_has_many_spellings(
-    root: Path, spelling: str, monkeypatch: pytest.MonkeyPatch
+    root: Path, spelling: str, through: dict[str, set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (root / "etc").mkdir()
     (root / "list").touch()
     monkeypatch.chdir(root)
-    assert places(spelling, root) == {".": {"list"}}
+    assert places(spelling, root) == {".": {"list"}} | through
 
 
 def test_a_file_that_is_not_there_is_awaited_in_its_directory(root: Path) -> None:
@@ -69,7 +84,11 @@ def test_two_dots_lead_up_from_where_a_link_led(root: Path) -> None:
     (root / "current").symlink_to("releases/5")
     way = root / "current" / ".." / "list"
     assert way.samefile(root / "releases" / "list")
-    assert places(f"{root}/current/../list", root) == {".": {"current"}, "releases": {"list"}}
+    assert places(f"{root}/current/../list", root) == {
+        ".": {"current"},
+        "releases": {"list"},
+        os.path.join("releases", "5"): set(),
+    }
 
 
 def test_a_link_to_nowhere_is_followed_to_where_the_way_ends(root: Path) -> None:

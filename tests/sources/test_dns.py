@@ -267,6 +267,8 @@ def test_a_port_that_is_none_is_refused(port: Any) -> None:
         ({"min_ttl": float("inf")}, "min_ttl=inf is no number"),
         ({"nameservers": []}, r"nameservers=\[\] is no list of"),
         ({"nameservers": "127.0.0.1"}, "nameservers='127.0.0.1' is no list of"),
+        ({"nameservers": 5}, "nameservers=5 is no list of 'address' or 'address:port'"),
+        ({"nameservers": 0}, "nameservers=0 is no list of"),
         ({"nameservers": ["dns.test"]}, "nameserver 'dns.test' is no 'address'"),
         ({"nameservers": ["127.0.0.1:0"]}, "nameserver '127.0.0.1:0' is no"),
         ({"nameservers": ["127.0.0.1:"]}, "nameserver '127.0.0.1:' is no"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -14,7 +12,6 @@ from servers import nobody, silent_nameserver, until
 
 from backendpool_async import BackendPool, EmptyAnswer, SourceError, SourceTimeout
 from backendpool_async.sources import resolver_hub
-from backendpool_async.sources.dns import DnsSource
 from backendpool_async.testing.dns_server import (
     FakeDnsServer,
     Step,
@@ -209,144 +206,3 @@ async def test_a_first_lookup_that_fails_fails_the_start(server: FakeDnsServer) 
     pool = pool_of(server)
     with pytest.raises(SourceError, match="REFUSED; there is nothing to serve"):
         await pool.start()
-
-
-def script(server: FakeDnsServer, *, a: Step, aaaa: Step) -> None:
-    server.script("api.test", a, qtype="A")
-    server.script("api.test", aaaa, qtype="AAAA")
-
-
-async def fetched(source: DnsSource) -> tuple[tuple[str, ...], float | None]:
-    # Closed each time, so that no resolver answers from its memory.
-    try:
-        answer = await source.fetch()
-    finally:
-        await source.aclose()
-    return answer.backends, answer.ttl
-
-
-A, AAAA = records("10.0.0.1", ttl=60), records("::1", ttl=60)
-BOTH = ("10.0.0.1:80", "[::1]:80")
-
-
-@pytest.fixture
-def both(server: FakeDnsServer) -> DnsSource:
-    return DnsSource(
-        "api.test",
-        80,
-        family="any",
-        nameservers=[server.address],
-        resolver="auto",
-        min_ttl=5.0,
-    )
-
-
-@pytest.mark.parametrize("failure", [servfail(), silence()])
-async def test_a_family_that_fails_keeps_its_addresses_and_is_asked_again_soon(
-    server: FakeDnsServer, impatient: None, both: DnsSource, failure: Step
-) -> None:
-    script(server, a=A, aaaa=AAAA)
-    assert await fetched(both) == (BOTH, 60)
-    script(server, a=failure, aaaa=records("::2", ttl=60))
-    assert await fetched(both) == (("10.0.0.1:80", "[::2]:80"), 5)
-    script(server, a=records("10.0.0.3", ttl=60), aaaa=failure)
-    assert await fetched(both) == (("10.0.0.3:80", "[::2]:80"), 5)
-    script(server, a=A, aaaa=AAAA)
-    assert await fetched(both) == (BOTH, 60)
-
-
-async def test_a_family_that_never_answered_has_nothing_to_keep(
-    server: FakeDnsServer, both: DnsSource
-) -> None:
-    script(server, a=servfail(), aaaa=AAAA)
-    assert await fetched(both) == (("[::1]:80",), 60)
-
-
-@pytest.mark.parametrize("empty", [nodata(), nxdomain(), nodata(soa=False)])
-async def test_a_family_that_is_empty_is_just_empty(
-    server: FakeDnsServer, both: DnsSource, empty: Step
-) -> None:
-    script(server, a=A, aaaa=AAAA)
-    assert await fetched(both) == (BOTH, 60)
-    script(server, a=empty, aaaa=AAAA)
-    assert await fetched(both) == (("[::1]:80",), 60)
-    # And what it had before does not come back with a failure.
-    script(server, a=servfail(), aaaa=AAAA)
-    assert await fetched(both) == (("[::1]:80",), 60)
-
-
-async def test_a_family_that_fails_keeps_its_addresses_while_the_other_has_none(
-    server: FakeDnsServer, both: DnsSource
-) -> None:
-    script(server, a=A, aaaa=AAAA)
-    await fetched(both)
-    script(server, a=servfail(), aaaa=nodata())
-    assert await fetched(both) == (("10.0.0.1:80",), 5)
-
-
-async def test_both_families_empty_is_a_none(server: FakeDnsServer, both: DnsSource) -> None:
-    script(server, a=nodata(), aaaa=nxdomain())
-    with pytest.raises(EmptyAnswer, match="A and AAAA lookup: neither has a record"):
-        await fetched(both)
-
-
-async def test_both_families_failing_is_a_failure_although_addresses_are_known(
-    server: FakeDnsServer, both: DnsSource
-) -> None:
-    script(server, a=A, aaaa=AAAA)
-    await fetched(both)
-    script(server, a=servfail(), aaaa=refused())
-    with pytest.raises(SourceError, match="A lookup: SERVFAIL"):
-        await fetched(both)
-
-
-async def test_one_family_failing_and_the_other_empty_is_a_failure_and_no_none(
-    server: FakeDnsServer, both: DnsSource
-) -> None:
-    for a, aaaa in ((servfail(), nodata()), (nxdomain(), refused())):
-        script(server, a=a, aaaa=aaaa)
-        with pytest.raises(SourceError, match=r"SERVFAIL|REFUSED") as caught:
-            await fetched(both)
-        assert not isinstance(caught.value, EmptyAnswer)
-
-
-async def test_a_family_that_begins_to_fail_is_warned_of_once(
-    server: FakeDnsServer, both: DnsSource, caplog: pytest.LogCaptureFixture
-) -> None:
-    script(server, a=A, aaaa=AAAA)
-    await fetched(both)
-    assert caplog.records == []
-    script(server, a=A, aaaa=servfail())
-    for _ in range(3):
-        await fetched(both)
-    assert [record.getMessage() for record in caplog.records] == [
-        "dns://api.test:80: one family fails, its addresses stay: api.test: AAAA lookup: SERVFAIL"
-    ]
-    assert caplog.records[0].levelno == logging.WARNING
-    caplog.clear()
-    script(server, a=A, aaaa=AAAA)
-    await fetched(both)
-    script(server, a=A, aaaa=servfail())
-    await fetched(both)
-    assert len(caplog.records) == 1
-
-
-async def test_a_pool_lives_through_the_failure_of_one_family(server: FakeDnsServer) -> None:
-    script(server, a=A, aaaa=AAAA)
-    pool = pool_of(server, family="any")
-    assert (await pool.refresh()).backends == BOTH
-    script(server, a=servfail(), aaaa=records("::2"))
-    snapshot = await pool.refresh()
-    assert (snapshot.backends, snapshot.error) == (("10.0.0.1:80", "[::2]:80"), None)
-
-
-async def test_a_cancelled_lookup_of_both_families_leaves_nothing_behind(
-    both: DnsSource, server: FakeDnsServer
-) -> None:
-    server.outage = silence()
-    fetching = asyncio.create_task(both.fetch())
-    await until(lambda: len(server.queries) == 2)
-    fetching.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await fetching
-    await both.aclose()

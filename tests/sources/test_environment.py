@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 
 import pytest
@@ -71,6 +72,22 @@ async def test_a_gap_is_warned_of_once(
     for _ in range(3):
         await source.fetch()
     assert len(caplog.messages) == 1
+
+
+async def test_a_handler_that_raises_at_the_warning_does_not_keep_the_answer_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("the disk is full")
+
+    set_variables(monkeypatch, API_0="a:1", API_2="b:1")
+    logger, handler = logging.getLogger("backendpool_async"), Broken()
+    logger.addHandler(handler)
+    try:
+        assert await fetched() == ("a:1",)
+    finally:
+        logger.removeHandler(handler)
 
 
 async def test_a_gap_at_the_very_beginning_is_warned_of_too(

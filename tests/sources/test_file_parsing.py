@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import codecs
-import itertools
 import random
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -179,15 +177,3 @@ def test_the_limit_holds_for_a_file_that_was_parsed_before(limit: int) -> None:
     else:
         with pytest.raises(InvalidBackend, match="more than max_backends=2999"):
             parse(content, before, limit, PATH)
-
-
-@pytest.mark.parametrize("length", [65_000, 65_534])
-def test_a_comment_may_be_long(length: int) -> None:
-    for before in itertools.islice(itertools.accumulate(itertools.repeat(997)), 30):
-        content = b"a:1\n" * (before // 4) + b"#" + b"x" * length + b"\nb:1\n"
-        assert parse(content, NOTHING, 100_000, PATH).backends == ("a:1", "b:1")
-
-
-def test_a_text_without_a_line_end_is_refused_and_not_swallowed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="over 64 KiB long"):
-        parse(b"x" * 10_000_000, NOTHING, 100_000, PATH)

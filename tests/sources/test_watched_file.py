@@ -8,57 +8,19 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncinotify
 import pytest
+from servers import until
+from watching import NEVER, replace, served, settled, watched, write
 
-from backendpool_async import Answer, BackendPool
+from backendpool_async import BackendPool
 from backendpool_async.sources import directory_watch
 from backendpool_async.sources.directory_watch import DirectoryWatch
 from backendpool_async.sources.watched_file import WatchedFileSource
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
-
-# Far beyond the end of any test: what is seen, is seen by the watch.
-NEVER = 3600.0
-
-
-class Observed(WatchedFileSource):
-    """Counts its fetches, and knows when it waits for a change."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, max_entries=10)
-        self.fetches = 0
-
-    async def fetch(self) -> Answer:
-        self.fetches += 1
-        return await super().fetch()
-
-
-@asynccontextmanager
-async def watched(path: Path) -> AsyncIterator[tuple[BackendPool, Observed]]:
-    source = Observed(path)
-    pool = BackendPool(source, poll_interval=NEVER)
-    await pool.start(required=False)
-    try:
-        # The first `changed` returns at once; the fetch after it finds the watch in place.
-        await until(lambda: source.fetches >= 2)
-        yield pool, source
-    finally:
-        await pool.aclose()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():  # noqa: ASYNC110 - what it waits for tells nobody
-            await asyncio.sleep(0.001)
-
-
-async def served(pool: BackendPool, *backends: str) -> None:
-    await until(lambda: pool.backends() == backends)
 
 
 @pytest.fixture
@@ -66,16 +28,6 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "backends.txt"
     path.write_text("a:1\n")
     return path
-
-
-def write(path: Path, content: str) -> None:
-    path.write_text(content)
-
-
-def replace(path: Path, content: str) -> None:
-    new = path.with_name("new")
-    new.write_text(content)
-    new.rename(path)
 
 
 async def test_a_file_that_is_written_anew_is_seen_long_before_the_poll(path: Path) -> None:
@@ -140,15 +92,6 @@ async def test_a_file_that_does_not_exist_yet_is_seen_when_it_comes(tmp_path: Pa
         path.parent.mkdir(parents=True)
         write(path, "b:1\n")
         await served(pool, "b:1")
-
-
-async def settled(source: Observed) -> None:
-    """Return when all that happened until now has been looked at."""
-    while True:
-        fetches = source.fetches
-        await asyncio.sleep(0.02)
-        if source.fetches == fetches:
-            return
 
 
 async def test_a_neighbour_that_changes_causes_no_fetch(path: Path) -> None:
