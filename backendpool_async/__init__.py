@@ -11,6 +11,15 @@ from __future__ import annotations
 import logging
 
 from backendpool_async.backend import Backend
+from backendpool_async.balance.balancer import Balancer
+from backendpool_async.balance.candidate import Candidate
+from backendpool_async.balance.ejection import FailurePercentage, OutlierEjection, SuccessRate
+from backendpool_async.balance.explanation import Explanation
+from backendpool_async.balance.failures import Failure, transport_failure
+from backendpool_async.balance.lease import Lease
+from backendpool_async.balance.policies import LeastRequest, Maglev, PeakEwma, Random, RoundRobin
+from backendpool_async.balance.policy import Chooser, Policy
+from backendpool_async.balance.subset import Subset
 from backendpool_async.errors import (
     BackendPoolError,
     EmptyAnswer,
@@ -29,14 +38,31 @@ __all__ = [
     "Backend",
     "BackendPool",
     "BackendPoolError",
+    "Balancer",
+    "Candidate",
+    "Chooser",
     "EmptyAnswer",
+    "Explanation",
+    "Failure",
+    "FailurePercentage",
     "InvalidBackend",
+    "Lease",
+    "LeastRequest",
+    "Maglev",
     "NoBackends",
+    "OutlierEjection",
+    "PeakEwma",
+    "Policy",
     "PoolClosed",
+    "Random",
+    "RoundRobin",
     "Snapshot",
     "Source",
     "SourceError",
     "SourceTimeout",
+    "Subset",
+    "SuccessRate",
+    "transport_failure",
 ]
 
 __version__ = "0.1.0"

@@ -135,7 +135,7 @@ class DnsSource:
         return late | outcomes
 
     def _answer(self, found: Sequence[Found]) -> Answer:
-        addresses = frozenset[str]().union(*(each.addresses for each in found))
+        addresses = _NOTHING.addresses.union(*[each.addresses for each in found])
         if addresses != self._addresses:
             self._backends = _backends(addresses, self._target.port)
             self._addresses = addresses
