@@ -26,6 +26,7 @@ from backendpool_async.errors import (
     InvalidBackend,
     NoBackends,
     PoolClosed,
+    ShrunkAnswer,
     SourceError,
     SourceTimeout,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "PoolClosed",
     "Random",
     "RoundRobin",
+    "ShrunkAnswer",
     "Snapshot",
     "Source",
     "SourceError",

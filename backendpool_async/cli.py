@@ -45,7 +45,7 @@ URLs (quote them for the shell):
   file:backends.txt?watch=true              one host:port a line; /absolute too
   dns://api.internal:8080?poll_interval=10  the addresses of a name
 The query takes the keywords of the Python constructors: poll_interval, timeout,
-empty_after, max_backends, initial; watch for a file; family, nameservers,
+empty_after, max_backends, initial, max_shrink; watch for a file; family, nameservers,
 resolver, min_ttl for a DNS name.
 """
 _STATUSES: Final = """\

@@ -22,6 +22,7 @@ class PoolOptions(TypedDict, total=False):
     empty_after: int | None
     max_backends: int
     initial: Iterable[str]
+    max_shrink: float | None
 
 
 class Constructors:

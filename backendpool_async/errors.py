@@ -6,7 +6,8 @@
     ├── InvalidBackend (also a ValueError)   an entry that is no ``host:port``
     ├── SourceError                          the source failed; its cause is chained
     │   ├── SourceTimeout                    ... by not answering in time
-    │   └── EmptyAnswer                      ... it says "none", which is not believed yet
+    │   ├── EmptyAnswer                      ... it says "none", which is not believed yet
+    │   └── ShrunkAnswer                     ... it drops too many at once, not believed yet
     ├── NoBackends (also a LookupError)      nothing to choose from
     └── PoolClosed                           the pool was closed while you waited
 """
@@ -131,6 +132,14 @@ class EmptyAnswer(SourceError):
     """The source says with authority that there are no backends, not yet often enough in a row.
 
     It is believed at the pool's `empty_after`-th time; until then the list is kept.
+    """
+
+
+class ShrunkAnswer(SourceError):
+    """The source dropped more than `max_shrink` of the list, not yet often enough in a row.
+
+    It is believed when the pool's `empty_after`-th such answer in a row comes; until then the list
+    is kept.
     """
 
 

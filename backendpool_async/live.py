@@ -38,6 +38,7 @@ class LiveList(CopiesShare):
         "_name",
         "_negatives",
         "_pushes",
+        "_shrinks",
         "_snapshot",
         "_wakers",
     )
@@ -48,6 +49,7 @@ class LiveList(CopiesShare):
         self._max_backends = max_backends
         self._pushes = 0
         self._negatives = 0
+        self._shrinks = 0
         self._closings = 0
         self._closed = False
         self._wakers: dict[Callable[[], None], int] = {}
@@ -86,7 +88,7 @@ class LiveList(CopiesShare):
         backends = parse_backends(entries, self._max_backends)
         with _writing:
             self._pushes += 1
-            self._negatives = 0
+            self._negatives = self._shrinks = 0
             held = self._snapshot
             self._swap(backends, held.refreshed_at, held.error)
 
@@ -168,7 +170,7 @@ class LiveList(CopiesShare):
             if self._pushes != pushes:
                 return False
             if backends:
-                self._negatives = 0
+                self._negatives = self._shrinks = 0
             self._swap(backends, time.monotonic(), None)
             return True
 

@@ -30,6 +30,7 @@ from backendpool_async.source import (
     SourceFunction,
     as_source,
     checked,
+    compared,
     name_of,
 )
 from backendpool_async.sources.static import StaticSource
@@ -48,6 +49,8 @@ class BackendPool(JudgingList, Constructors):
     * `empty_after`: the negative answer of a row that is believed; 1 at once, None never.
     * `max_backends`: an answer with more entries is refused.
     * `initial`: served until the first answer; with it `start()` does not raise.
+    * `max_shrink`: an answer that drops more than this share of the list at once is believed only
+      when it comes `empty_after` times in a row (None: three times); None believes it at once.
 
     Whatever fails, the latest good list goes on being served, and `snapshot.error` says why it
     is not newer. Raises TypeError for what is no source, ValueError for a keyword out of range,
@@ -80,6 +83,7 @@ class BackendPool(JudgingList, Constructors):
         empty_after: int | None = 3,
         max_backends: int = DEFAULT_MAX_BACKENDS,
         initial: Iterable[str] = (),
+        max_shrink: float | None = None,
     ) -> None:
         self._poll_interval = seconds("poll_interval", poll_interval)
         count("max_backends", max_backends)
@@ -95,6 +99,7 @@ class BackendPool(JudgingList, Constructors):
             max_backends,
             timeout=timeout,
             empty_after=empty_after,
+            max_shrink=max_shrink,
         )
 
     async def start(self, *, required: bool = True) -> None:
@@ -278,7 +283,9 @@ class BackendPool(JudgingList, Constructors):
         if stubborn is not None and not stubborn.returned and not stubborn.is_lost:
             self._stubborn = stubborn
             raise SourceTimeout(self._name, "the fetch that was given up has not ended yet")
-        return await checked(await self._source.fetch(), self._max_backends, self.backends())
+        held = self.backends()
+        answer = await checked(await self._source.fetch(), self._max_backends, held)
+        return answer if self._max_shrink is None else await compared(answer, held)
 
     def _land(self, flight: Flight, outcome: Outcome) -> Snapshot | BackendPoolError:
         self._leave(flight)

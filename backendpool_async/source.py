@@ -30,10 +30,11 @@ class Answer:
     (Backend('10.0.0.1:8080'),)
     """
 
-    __slots__ = ("backends", "ttl")
+    __slots__ = ("_dropped", "backends", "ttl")
 
     backends: tuple[Backend, ...]
     ttl: float | None
+    _dropped: int
 
     def __init__(
         self,
@@ -46,12 +47,14 @@ class Answer:
             raise ValueError(f"ttl={ttl!r} is no number of seconds")
         self.backends = parse_backends(entries, max_backends)
         self.ttl = ttl
+        self._dropped = 0
 
     @classmethod
     def _of_parsed(cls, backends: tuple[Backend, ...], ttl: float | None = None) -> Self:
         answer = cls.__new__(cls)
         answer.backends = backends
         answer.ttl = ttl
+        answer._dropped = 0
         return answer
 
 
@@ -166,6 +169,18 @@ async def checked(
     for _ in collector.settle():
         await asyncio.sleep(0)
     return Answer._of_parsed(collector.backends())
+
+
+async def compared(answer: Answer, held: tuple[Backend, ...]) -> Answer:
+    """Note in the answer how many of `held` it drops, without holding the event loop for long."""
+    if answer.backends is not held:
+        left = set(held)
+        for start in range(0, len(answer.backends), CHUNK):
+            left.difference_update(answer.backends[start : start + CHUNK])
+            if start:
+                await asyncio.sleep(0)
+        answer._dropped = len(left)
+    return answer
 
 
 def _is_plainly(held: tuple[Backend, ...], result: object) -> bool:

@@ -134,6 +134,7 @@ _COMMON: Final[Keywords] = {
     "empty_after": _count_or_none,
     "max_backends": int,
     "initial": _list,
+    "max_shrink": float,
 }
 _SCHEMES: Final[dict[str, tuple[Callable[[str], tuple[Any, ...]], Keywords]]] = {
     "static": (_static, {}),

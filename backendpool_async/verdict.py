@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from typing import Final
 
 from backendpool_async.backend import Backend
 from backendpool_async.errors import (
     EmptyAnswer,
+    ShrunkAnswer,
     SourceError,
     SourceTimeout,
     counted,
@@ -16,17 +18,20 @@ from backendpool_async.errors import (
     without_tracebacks,
 )
 from backendpool_async.flight import Flight, Outcome
-from backendpool_async.keywords import count, seconds
+from backendpool_async.keywords import count, seconds, share
 from backendpool_async.live import LiveList
 from backendpool_async.logs import log
 from backendpool_async.snapshot import Snapshot
 from backendpool_async.source import Answer
 
+# How often a shrunk answer is to come when a negative one is never believed.
+_SHRUNK_AFTER: Final = 3
+
 
 class JudgingList(LiveList):
     """A live list that takes good answers, and says why it does not take the others."""
 
-    __slots__ = ("_empty_after", "_failures", "_timeout")
+    __slots__ = ("_empty_after", "_failures", "_max_shrink", "_timeout")
 
     def __init__(
         self,
@@ -36,15 +41,19 @@ class JudgingList(LiveList):
         *,
         timeout: float,
         empty_after: int | None,
+        max_shrink: float | None,
     ) -> None:
         super().__init__(name, initial, max_backends)
         self._timeout = seconds("timeout", timeout)
         self._empty_after = None if empty_after is None else count("empty_after", empty_after)
+        self._max_shrink = None if max_shrink is None else share("max_shrink", max_shrink)
         self._failures = 0
 
     def _judge(self, flight: Flight, outcome: Outcome) -> Snapshot | SourceError:
         if isinstance(outcome, Answer):
             if outcome.backends:
+                if self._max_shrink is not None and self._shrinks_too_much(outcome, flight):
+                    return self._doubt_shrunk(outcome)
                 return self._believe(outcome.backends, outcome.ttl, flight)
             outcome = EmptyAnswer(self._name, "an empty list")
         if isinstance(outcome, EmptyAnswer):
@@ -83,6 +92,24 @@ class JudgingList(LiveList):
             self._plan_poll(None)
         else:
             self._retry()
+        return error
+
+    def _shrinks_too_much(self, answer: Answer, flight: Flight) -> bool:
+        held = len(self._snapshot.backends)
+        if self._pushes != flight.pushes or answer._dropped <= (self._max_shrink or 0) * held:
+            return False
+        self._negatives = 0
+        self._shrinks += 1
+        return self._shrinks < (self._empty_after or _SHRUNK_AFTER)
+
+    def _doubt_shrunk(self, answer: Answer) -> ShrunkAnswer:
+        held = len(self._snapshot.backends)
+        times = f"answer {self._shrinks} of {self._empty_after or _SHRUNK_AFTER} that says so"
+        error = ShrunkAnswer(
+            self._name, f"{answer._dropped} of {held} would go ({times})", self._kept()
+        )
+        self._record(error)
+        self._plan_poll(answer.ttl)
         return error
 
     def _keep(self, error: SourceError) -> SourceError:

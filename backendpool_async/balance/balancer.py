@@ -1,0 +1,325 @@
+"""Balancer: chooses one backend of a live list, and knows which ones deserve requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import random
+import time
+import weakref
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+from zlib import crc32
+
+from backendpool_async.backend import Backend
+from backendpool_async.balance.building import Building
+from backendpool_async.balance.candidate import Candidate
+from backendpool_async.balance.ejection import Ejector, OutlierEjection
+from backendpool_async.balance.explanation import Explanation, History, explained
+from backendpool_async.balance.failures import transport_failure
+from backendpool_async.balance.lease import Lease
+from backendpool_async.balance.policies import RoundRobin
+from backendpool_async.balance.policy import Chooser, Policy, Unkeyed
+from backendpool_async.balance.roster import Roster
+from backendpool_async.balance.scores import Classify, Clock, Scores
+from backendpool_async.balance.subset import Subset
+from backendpool_async.balance.view import Rules, View
+from backendpool_async.errors import NoBackends, counted
+from backendpool_async.keywords import seconds, share
+from backendpool_async.logs import log
+from backendpool_async.pool import BackendPool
+from backendpool_async.snapshot import Snapshot
+from backendpool_async.threads import in_thread
+
+_TRIES: Final = 4
+_DEFAULT_EJECTION: Final = OutlierEjection()
+
+
+class Balancer:
+    """Chooses one backend of a pool at a time, and learns from what became of it.
+
+    Choosing and leasing work from any thread, also without `start()`, as reading the pool does.
+    Started, or inside ``async with``, it starts and closes the pool too, and a backend returns
+    from its ejection by itself.
+
+    * `policy`: how one of several is chosen; `RoundRobin()` by default.
+    * `ejection`: when a backend that fails gets no requests for a while; None never.
+    * `panic_threshold`: when a smaller share than this is available, all are chosen among: better
+      to try the sick than to overload the few. 0 never.
+    * `slow_start`: seconds in which the share of a backend that comes back grows to its full
+      weight, in ten steps; 0 at once.
+    * `zone`: the backends whose attribute ``zone`` is this one are preferred, while at least
+      `zone_threshold` of them are available.
+    * `subset`: choose among some of the backends only (see `Subset`); None: all of them.
+    * `forget_after`: seconds for which what is known about a backend outlives its absence.
+    * `classify`: which exceptions are failures of the backend (see `transport_failure`).
+    * `clock`: what measures time, in seconds; for tests.
+
+    Raises TypeError or ValueError for a keyword out of range.
+
+    >>> from backendpool_async import BackendPool
+    >>> balancer = Balancer(BackendPool.static(["10.0.0.1:8080"]))
+    >>> balancer.pick()
+    Backend('10.0.0.1:8080')
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_building",
+        "_choose",
+        "_history",
+        "_loop",
+        "_next",
+        "_policy",
+        "_pool",
+        "_scores",
+        "_timer",
+        "_view",
+    )
+
+    _choose: Chooser
+    _next: Callable[[], Candidate]
+
+    def __init__(
+        self,
+        pool: BackendPool,
+        policy: Policy | None = None,
+        *,
+        ejection: OutlierEjection | None = _DEFAULT_EJECTION,
+        panic_threshold: float = 0.5,
+        slow_start: float = 0.0,
+        zone: str | None = None,
+        zone_threshold: float = 0.7,
+        subset: Subset | None = None,
+        forget_after: float = 600.0,
+        classify: Classify = transport_failure,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._pool = pool
+        self._policy: Policy = RoundRobin() if policy is None else policy
+        self._scores = Scores(
+            clock,
+            classify,
+            self._policy,
+            None if ejection is None else Ejector(ejection, clock()),
+            listed=self._listed,
+            changed=self._availability_changed,
+            unreachable=pool.refresh_soon,
+        )
+        self._building = Building(
+            pool,
+            self._policy,
+            Roster(seconds("forget_after", forget_after)),
+            Rules(
+                panic_threshold=panic_threshold and share("panic_threshold", panic_threshold),
+                slow_start=slow_start and seconds("slow_start", slow_start),
+                zone=zone,
+                zone_threshold=share("zone_threshold", zone_threshold),
+            ),
+            subset,
+            clock,
+            publish=self._publish,
+            expire=self._expire,
+        )
+        self._history = History()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._view = View(Snapshot(), (), (), (), is_panic=False, changes_at=math.inf)
+        self._expire()
+        _follow(pool, self)
+        _all.add(self)
+
+    def pick(self, key: str | None = None, exclude: Collection[str] = ()) -> Backend:
+        """Return one backend; lock-free, from any thread, at any time.
+
+        A `key` is for a policy that hashes (`Maglev`): the same key chooses the same backend while
+        it is there. What is in `exclude` is not chosen. Nothing is counted: use `lease` for what
+        is to be. Raises `NoBackends` when there is none left to choose.
+        """
+        if key is None:
+            if not exclude:
+                return self._next().backend
+        elif not exclude:
+            return self._choose(key).backend
+        return self._choose_avoiding(key, exclude).backend
+
+    def lease(self, key: str | None = None, exclude: Collection[str] = ()) -> Lease:
+        """Return a lease of one backend, chosen as by `pick` when it is entered.
+
+        >>> import asyncio
+        >>> from backendpool_async import BackendPool
+        >>> async def main() -> None:
+        ...     async with Balancer(BackendPool.static(["10.0.0.1:8080"])) as balancer:
+        ...         async with balancer.lease() as lease:
+        ...             print(lease.backend)
+        >>> asyncio.run(main())
+        10.0.0.1:8080
+        """
+        return Lease(self._acquire, self._scores, key, exclude)
+
+    def explain(self) -> Explanation:
+        """Return what is known about each backend, and the last changes of the list.
+
+        >>> from backendpool_async import BackendPool
+        >>> print(Balancer(BackendPool.static(["10.0.0.1:8080"])).explain())
+        static, RoundRobin: 1 of 1 backend available
+          10.0.0.1:8080            available  weight 1, 0 in flight, 0 of 0 failed
+        """
+        if not self._building.takes_long:
+            self._building.now()
+        return explained(
+            self._view, self._pool._name, self._policy, self._history, self._scores.clock()
+        )
+
+    async def start(self, *, required: bool = True) -> None:
+        """Start the pool, and from now on let backends return by themselves; see its `start()`."""
+        await self._pool.start(required=required)
+        self._loop = asyncio.get_running_loop()
+        if self._building.takes_long:
+            await in_thread(self._building.now)
+        self._set_timer()
+
+    async def aclose(self) -> None:
+        """Close the pool, and leave nothing running. Choosing goes on from what is known."""
+        self._loop = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        try:
+            await self._pool.aclose()
+        finally:
+            await in_thread(self._building.finish)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        view = self._view
+        panic = ", panic" if view.is_panic else ""
+        return (
+            f"<{type(self).__name__} {self._pool._name}: {type(self._policy).__name__},"
+            f" {len(view.available)} of {counted(len(view.listed))} available{panic}>"
+        )
+
+    def _acquire(self, key: str | None, exclude: Collection[str]) -> Candidate:
+        if exclude:
+            candidate = self._choose_avoiding(key, exclude)
+        elif key is None:
+            candidate = self._next()
+        else:
+            candidate = self._choose(key)
+        candidate._leases.append(None)
+        return candidate
+
+    def _choose_avoiding(self, key: str | None, exclude: Collection[str]) -> Candidate:
+        avoided = {exclude} if isinstance(exclude, str) else exclude
+        for attempt in range(_TRIES):
+            # The same key falls back on the same backends, too.
+            candidate = self._choose(key if key is None or not attempt else f"{key}\0{attempt}")
+            if candidate.backend not in avoided:
+                return candidate
+        for candidates in (self._view.chosen_among, self._view.available):
+            left = [each for each in candidates if each.backend not in avoided]
+            if left:
+                if key is None:
+                    return random.choice(left)
+                return left[crc32(key.encode(errors="replace")) % len(left)]
+        raise NoBackends(f"{self!r}: none is left of {len(self._view.chosen_among)} to choose from")
+
+    def _publish(self, view: View, chooser: Chooser | None) -> None:
+        before, self._view = self._view, view
+        if chooser is None:
+            self._next, self._choose = self._refuse, self._refuse
+        else:
+            self._next = chooser.next if isinstance(chooser, Unkeyed) else partial(chooser, None)
+            self._choose = chooser
+        self._scores.changes_at = view.changes_at
+        if before.snapshot.generation != view.snapshot.generation:
+            self._history.note(
+                before.snapshot.backends, view.snapshot.backends, view.snapshot.generation
+            )
+        if view.is_panic and not before.is_panic:
+            log(logging.WARNING, f"{self!r}: too few are available; all are chosen among")
+        elif before.is_panic and not view.is_panic:
+            log(logging.INFO, f"{self!r}: enough are available again")
+        loop = self._loop
+        if loop is not None and view.changes_at < math.inf:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._set_timer)
+
+    def _expire(self) -> None:
+        # Whoever chooses next builds the view first.
+        self._next, self._choose = self._caught_up, self._caught_up
+
+    def _caught_up(self, key: str | None = None) -> Candidate:
+        self._building.now()
+        return self._choose(key)
+
+    def _refuse(self, _key: str | None = None) -> Candidate:
+        error = self._view.snapshot.error
+        why = f"; {error}" if error else ""
+        raise NoBackends(f"{self._pool._name}: there is no backend to choose{why}")
+
+    def _listed(self) -> Sequence[Candidate]:
+        return self._view.listed
+
+    def _availability_changed(self, why: str | None) -> None:
+        if why is not None:
+            log(logging.WARNING, f"{self._pool._name}: {why}")
+        self._building.out_of_date()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        loop, changes_at = self._loop, self._view.changes_at
+        if loop is not None and changes_at < math.inf:
+            delay = max(0.0, changes_at - self._scores.clock())
+            self._timer = loop.call_later(delay, self._availability_changed, None)
+
+    def _begin_anew_in_child(
+        self,
+    ) -> None:  # pragma: no cover - a test forks, in a process of its own
+        self._loop, self._timer = None, None
+        self._building.renew()
+        self._scores.renew()
+        _follow(self._pool, self)
+
+
+def _follow(pool: BackendPool, balancer: Balancer) -> None:
+    # Weakly: a pool that lives on does not keep its balancers.
+    def wake() -> None:
+        if (alive := reference()) is not None:
+            alive._building.list_may_differ()
+
+    # No lock is taken in here: the collector calls it at any time, in any thread.
+    reference = weakref.ref(balancer, lambda _: pool._wakers.pop(wake, None))
+    pool._add_waker(wake)
+
+
+_all: weakref.WeakSet[Balancer] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:  # pragma: no cover - a test forks, in a process of its own
+    # A fork copies no threads: a lock that another one held stays held, and a pool's child calls
+    # none of the wakers of its parent.
+    for balancer in list(_all):
+        balancer._begin_anew_in_child()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,81 @@
+"""What is known about one backend, as long as it is listed and a while longer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backendpool_async.backend import Backend
+
+
+class Candidate:
+    """One backend as a policy sees it.
+
+    `weight` is the share of requests it is to get beside the others at the moment: that of the
+    backend, and while one of them returns slowly, multiples of it. `latency` is the moving average
+    in seconds, None before the first measurement. `peak` is for a policy's own measurements. It is
+    the same object for as long as the address is known.
+    """
+
+    __slots__ = (
+        "_leases",
+        "backend",
+        "consecutive_failures",
+        "failures",
+        "healthy_since",
+        "is_healthy",
+        "last_failure",
+        "latency",
+        "peak",
+        "record",
+        "requests",
+        "weight",
+    )
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.weight: int = backend.weight
+        self.latency: float | None = None
+        self.peak: Any = None
+        self.requests: int = 0
+        self.failures: int = 0
+        self.consecutive_failures: int = 0
+        self.last_failure: LastFailure | None = None
+        self.record: Record | None = None
+        """What it has been ejected for, None while it never was."""
+        self.is_healthy: bool | None = None
+        """What the latest health checks say, None without any."""
+        self.healthy_since: float | None = None
+        """When the checks found it well again, None while they never found it unhealthy."""
+        # A list and not a number: `append` and `pop` are atomic, `+= 1` is not.
+        self._leases: list[None] = []
+
+    @property
+    def in_flight(self) -> int:
+        """How many leases of it are held."""
+        return len(self._leases)
+
+    def __repr__(self) -> str:
+        return f"<Candidate {self.backend}, weight {self.weight}, {self.in_flight} in flight>"
+
+
+class LastFailure:
+    """When a backend failed last, on the balancer's clock, and why."""
+
+    __slots__ = ("at", "reason")
+
+    def __init__(self, at: float, reason: str) -> None:
+        self.at = at
+        self.reason = reason
+
+
+class Record:
+    """How often a backend was ejected, until when, and why."""
+
+    __slots__ = ("reason", "times", "until")
+
+    def __init__(self) -> None:
+        self.times: int = 0
+        """Grows with each ejection, and shrinks again with time."""
+        self.until: float = 0.0
+        """When the latest ejection ends, on the balancer's clock."""
+        self.reason: str = ""

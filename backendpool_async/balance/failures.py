@@ -1,0 +1,88 @@
+"""Which exceptions are failures of a backend."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import errno
+import socket
+import ssl
+from typing import Final
+
+_CANNOT_CONNECT: Final = {
+    errno.EADDRNOTAVAIL,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+}
+# By name, so that none of the libraries is imported for it: the first class in the order of
+# resolution that is listed here decides. None: the caller's own mistake, or the caller's limit.
+_OF_LIBRARIES: Final[dict[str, dict[str, str | None]]] = {
+    "aiohttp": {
+        "ClientConnectorError": "connect",
+        "ClientConnectorDNSError": "connect",
+        "ConnectionTimeoutError": "connect",
+        "ClientConnectionError": "transport",
+        "ClientPayloadError": "transport",
+        "ClientResponseError": None,
+        "InvalidURL": None,
+    },
+    "httpx": {
+        "ConnectError": "connect",
+        "ConnectTimeout": "connect",
+        "PoolTimeout": None,
+        "LocalProtocolError": None,
+        "UnsupportedProtocol": None,
+        "ProxyError": None,
+        "TransportError": "transport",
+    },
+    "httpcore": {
+        "ConnectError": "connect",
+        "ConnectTimeout": "connect",
+        "PoolTimeout": None,
+        "LocalProtocolError": None,
+        "UnsupportedProtocol": None,
+        "ProxyError": None,
+        "TimeoutException": "transport",
+        "NetworkError": "transport",
+        "ProtocolError": "transport",
+    },
+}
+_OF_LIBRARIES["httpx2"] = _OF_LIBRARIES["httpx"]
+_OF_LIBRARIES["httpcore2"] = _OF_LIBRARIES["httpcore"]
+
+
+class Failure(enum.Enum):
+    """What a backend did: it could not be reached at all, or what was begun broke off."""
+
+    CONNECT = "connect"
+    TRANSPORT = "transport"
+
+
+def transport_failure(error: BaseException) -> Failure | None:
+    """Return what an exception says of the backend; None when it says nothing.
+
+    Failures are the network's errors and timeouts: those of Python itself (connections, name
+    lookups, TLS, time limits) and of httpx, httpcore and aiohttp. Cancellation, an error status
+    that a library raises for, a full connection pool and all other errors are the caller's own.
+
+    >>> transport_failure(ConnectionRefusedError())
+    <Failure.CONNECT: 'connect'>
+    >>> transport_failure(FileNotFoundError()) is None
+    True
+    """
+    for cls in type(error).__mro__:
+        names = _OF_LIBRARIES.get(cls.__module__.partition(".")[0])
+        if names is not None and cls.__name__ in names:
+            found = names[cls.__name__]
+            return None if found is None else Failure(found)
+    if isinstance(error, (ConnectionRefusedError, socket.gaierror)):
+        return Failure.CONNECT
+    if isinstance(
+        error, (ConnectionError, TimeoutError, ssl.SSLError, asyncio.IncompleteReadError)
+    ):
+        return Failure.TRANSPORT
+    if isinstance(error, OSError) and error.errno in _CANNOT_CONNECT:
+        return Failure.CONNECT
+    return None

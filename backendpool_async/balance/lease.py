@@ -1,0 +1,109 @@
+"""One use of one backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from types import TracebackType
+from typing import Self
+
+from backendpool_async.backend import Backend
+from backendpool_async.balance.candidate import Candidate
+from backendpool_async.balance.failures import Failure
+from backendpool_async.balance.scores import Scores
+from backendpool_async.errors import describe, quote
+
+Acquire = Callable[[str | None, Collection[str]], Candidate]
+
+
+class Lease:
+    """One use of one backend, counted in flight from entering to leaving; made by `Balancer.lease`.
+
+    What is raised inside is a failure of the backend if it is the network's (see
+    `transport_failure`), and `failed` says so by hand. A cancellation and every other exception is
+    neither a failure nor a success. Both ``async with`` and, for code without a loop, ``with``.
+    """
+
+    __slots__ = (
+        "_acquire",
+        "_began",
+        "_candidate",
+        "_exclude",
+        "_failure",
+        "_key",
+        "_reason",
+        "_scores",
+    )
+
+    def __init__(
+        self, acquire: Acquire, scores: Scores, key: str | None, exclude: Collection[str]
+    ) -> None:
+        self._acquire = acquire
+        self._scores = scores
+        self._key = key
+        self._exclude = exclude
+        self._candidate: Candidate | None = None
+        self._failure: Failure | None = None
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that was chosen. Raises RuntimeError before the lease is entered."""
+        if self._candidate is None:
+            raise RuntimeError("a lease has its backend once it is entered: 'async with'")
+        return self._candidate.backend
+
+    def failed(self, reason: str, *, kind: Failure = Failure.TRANSPORT) -> None:
+        """Say that the backend failed, whatever is raised or not; `reason` is for people.
+
+        >>> import asyncio
+        >>> from backendpool_async import BackendPool, Balancer
+        >>> async def main() -> None:
+        ...     async with Balancer(BackendPool.static(["10.0.0.1:80"])) as balancer:
+        ...         async with balancer.lease() as lease:
+        ...             lease.failed("503")
+        ...         print(balancer.explain().backends[0].last_failure)
+        >>> asyncio.run(main())
+        503
+        """
+        self._failure = kind
+        self._reason = quote(reason)[1:-1]
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    def __enter__(self) -> Self:
+        if self._candidate is not None:
+            raise RuntimeError("a lease is for one use: ask the balancer for another")
+        self._candidate = self._acquire(self._key, self._exclude)
+        self._began = self._scores.clock()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        candidate, scores = self._candidate, self._scores
+        if candidate is None:
+            raise RuntimeError("the lease was not entered")
+        candidate._leases.pop()
+        now = scores.clock()
+        took = now - self._began
+        if self._failure is None and error is not None:
+            self._failure = scores.classify(error)
+            if self._failure is None:
+                scores.ended_otherwise(candidate, took, now)
+                return
+            self._reason = describe(error)
+        if self._failure is None:
+            scores.succeeded(candidate, took, now)
+        else:
+            scores.failed(candidate, took, now, self._failure, self._reason)

@@ -1,0 +1,99 @@
+"""Peak EWMA: the one of two that promises to answer sooner."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from math import exp
+from typing import Final
+
+from backendpool_async.balance.candidate import Candidate
+from backendpool_async.balance.policies.pairs import uniform_pairs, weighted_pairs
+from backendpool_async.balance.policy import Chooser, Unkeyed
+from backendpool_async.keywords import seconds as checked_seconds
+
+# Finagle's Long.MaxValue >> 16 nanoseconds: more than any measurement.
+PENALTY: Final = 140_737.488
+
+
+class PeakEwma:
+    """Chooses, of two different backends drawn at random, the one with the lower expected latency.
+
+    That is a moving average in which a slow answer counts at once and in full and is forgotten
+    with the time constant `decay`, in seconds, times the requests in flight including this one, by
+    weight. A backend that was never measured is tried first, but by one request at a time: until it
+    is measured, it is worse than any other.
+
+    The metric is that of Finagle's ``PeakEwma.scala`` (Twitter, Apache License 2.0); averaging over
+    uneven distances in time follows Eckner, "Algorithms for Unevenly Spaced Time Series". Where
+    weights differ, two are drawn by weight.
+
+    `rng`: where the randomness comes from, None: the functions of `random`. `clock`: the one that
+    `observe` is told the time by, in seconds. Raises ValueError if `decay` is not above zero.
+
+    >>> from backendpool_async import BackendPool, Balancer
+    >>> balancer = Balancer(BackendPool.static(["10.0.0.1:80"]), PeakEwma(decay=5.0))
+    >>> balancer.pick()
+    Backend('10.0.0.1:80')
+    """
+
+    __slots__ = ("_clock", "_decay", "_lock", "_random")
+
+    def __init__(
+        self,
+        decay: float = 10.0,
+        *,
+        rng: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._decay = checked_seconds("decay", decay)
+        self._random = random.random if rng is None else rng.random
+        self._clock = clock
+        # One that may be taken twice: a lease can end in a finalizer, anywhere.
+        self._lock = threading.RLock()
+
+    def prepare(self, candidates: Sequence[Candidate]) -> Chooser:
+        """Return a chooser of these; what was measured stays with the candidates."""
+        if len(candidates) == 1:
+            return Unkeyed(repeat(candidates[0]).__next__)
+        weights = [candidate.weight for candidate in candidates]
+        pairs = uniform_pairs if min(weights) == max(weights) else weighted_pairs
+        draw, clock, load = pairs(candidates, self._random), self._clock, self.load
+
+        def choose() -> Candidate:
+            one, other = draw()
+            now = clock()
+            return one if load(one, now) <= load(other, now) else other
+
+        return Unkeyed(choose)
+
+    def observe(self, candidate: Candidate, seconds: float, now: float) -> None:
+        """Take note that a request took `seconds` and ended `now`."""
+        with self._lock:
+            if candidate.peak is not None:
+                before, then = candidate.peak
+                left = exp(min(then - now, 0.0) / self._decay)
+                # A peak counts in full; anything less as much as was forgotten of what came before.
+                seconds = max(seconds, before * left + seconds * (1.0 - left))
+            candidate.peak = (seconds, now)
+
+    def load(self, candidate: Candidate, now: float) -> float:
+        """Return the latency to expect of one more request, in seconds, per weight.
+
+        0 for a backend without a measurement and without a request, a penalty of 39 hours while it
+        has one.
+        """
+        pending = len(candidate._leases)
+        peak: tuple[float, float] | None = candidate.peak
+        if peak is not None:
+            seconds, then = peak
+            # Another thread can have measured since the clock was read.
+            if now > then:
+                seconds *= exp((then - now) / self._decay)
+            # After hours without a request, nothing may be left of it.
+            if seconds > 0.0:
+                return seconds * (pending + 1) / candidate.weight
+        return (PENALTY + pending) / candidate.weight if pending else 0.0

@@ -1,0 +1,118 @@
+"""What the outcome of a lease does to what is known about its backend."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, runtime_checkable
+
+from backendpool_async.balance.candidate import Candidate, LastFailure
+from backendpool_async.balance.ejection import Ejector
+from backendpool_async.balance.failures import Failure
+
+_WEIGHT_OF_ONE: Final = 0.1
+# A failure that comes fast is no sign of speed: to a policy that measures, it took so long.
+_FAILURE_TAKES: Final = 1.0
+
+Clock = Callable[[], float]
+Classify = Callable[[BaseException], Failure | None]
+
+
+@runtime_checkable
+class ObservingPolicy(Protocol):
+    """A policy that wants to know how long each request took."""
+
+    def observe(self, candidate: Candidate, seconds: float, now: float) -> None: ...
+
+
+class Scores:
+    """Counts what leases report, and ejects who fails too often."""
+
+    __slots__ = (
+        "_changed",
+        "_ejecting",
+        "_ejector",
+        "_listed",
+        "_observe",
+        "_unreachable",
+        "changes_at",
+        "classify",
+        "clock",
+    )
+
+    def __init__(
+        self,
+        clock: Clock,
+        classify: Classify,
+        policy: object,
+        ejector: Ejector | None,
+        *,
+        listed: Callable[[], Sequence[Candidate]],
+        changed: Callable[[str | None], None],
+        unreachable: Callable[[], None],
+    ) -> None:
+        self.clock = clock
+        self.classify = classify
+        self._observe = policy.observe if isinstance(policy, ObservingPolicy) else None
+        self._ejector = ejector
+        self._listed = listed
+        self._changed = changed
+        self._unreachable = unreachable
+        self.changes_at: float = math.inf
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew in a forked child: whatever held a lock is not in it."""
+        # Two threads that eject at once could eject more than they may together.
+        self._ejecting = threading.Lock()
+
+    def succeeded(self, candidate: Candidate, took: float, now: float) -> None:
+        """A request came to its end."""
+        candidate.requests += 1
+        candidate.consecutive_failures = 0
+        self._measure(candidate, took, now)
+        self._judge_when_due(now)
+
+    def failed(
+        self, candidate: Candidate, took: float, now: float, kind: Failure, reason: str
+    ) -> None:
+        """A request did not, and the backend is to blame."""
+        candidate.requests += 1
+        candidate.failures += 1
+        candidate.consecutive_failures += 1
+        candidate.last_failure = LastFailure(now, reason)
+        if self._observe is not None:
+            self._observe(candidate, max(took, _FAILURE_TAKES), now)
+        if self._ejector is not None:
+            with self._ejecting:
+                ejection = self._ejector.failed(candidate, self._listed(), now)
+            if ejection is not None:
+                self._changed(ejection)
+        self._judge_when_due(now)
+        if kind is Failure.CONNECT:
+            self._unreachable()
+
+    def ended_otherwise(self, candidate: Candidate, took: float, now: float) -> None:
+        """A request ended, and that says nothing of the backend but that it took so long."""
+        if candidate.latency is None or took > candidate.latency:
+            self._measure(candidate, took, now)
+
+    def _measure(self, candidate: Candidate, took: float, now: float) -> None:
+        before = candidate.latency
+        candidate.latency = took if before is None else before + (took - before) * _WEIGHT_OF_ONE
+        if self._observe is not None:
+            self._observe(candidate, took, now)
+
+    def _judge_when_due(self, now: float) -> None:
+        if now >= self.changes_at:
+            # Nobody's timer may run: without a loop, whoever ends a lease sees to it.
+            self.changes_at = math.inf
+            self._changed(None)
+        ejector = self._ejector
+        if ejector is None or not ejector.is_due(now):
+            return
+        with self._ejecting:
+            ejections = ejector.judge(self._listed(), now) if ejector.is_due(now) else []
+        for ejection in ejections:
+            self._changed(ejection)
