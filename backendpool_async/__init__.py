@@ -16,6 +16,7 @@ from backendpool_async.balance.candidate import Candidate
 from backendpool_async.balance.ejection import FailurePercentage, OutlierEjection, SuccessRate
 from backendpool_async.balance.explanation import Explanation
 from backendpool_async.balance.failures import Failure, transport_failure
+from backendpool_async.balance.health import Check, HealthChecks, HttpCheck, TcpCheck
 from backendpool_async.balance.lease import Lease
 from backendpool_async.balance.policies import LeastRequest, Maglev, PeakEwma, Random, RoundRobin
 from backendpool_async.balance.policy import Chooser, Policy
@@ -41,11 +42,14 @@ __all__ = [
     "BackendPoolError",
     "Balancer",
     "Candidate",
+    "Check",
     "Chooser",
     "EmptyAnswer",
     "Explanation",
     "Failure",
     "FailurePercentage",
+    "HealthChecks",
+    "HttpCheck",
     "InvalidBackend",
     "Lease",
     "LeastRequest",
@@ -64,6 +68,7 @@ __all__ = [
     "SourceTimeout",
     "Subset",
     "SuccessRate",
+    "TcpCheck",
     "transport_failure",
 ]
 

@@ -21,10 +21,12 @@ from backendpool_async import (
     Backend,
     BackendPool,
     BackendPoolError,
+    Check,
     Snapshot,
     SourceError,
     __version__,
 )
+from backendpool_async.cli_health import check_of, watch_health
 from backendpool_async.errors import counted
 
 _FAILED: Final = 1
@@ -45,8 +47,8 @@ URLs (quote them for the shell):
   file:backends.txt?watch=true              one host:port a line; /absolute too
   dns://api.internal:8080?poll_interval=10  the addresses of a name
 The query takes the keywords of the Python constructors: poll_interval, timeout,
-empty_after, max_backends, initial, max_shrink; watch for a file; family, nameservers,
-resolver, min_ttl for a DNS name.
+empty_after, max_backends, initial, max_shrink; watch for a file; family,
+nameservers, resolver, min_ttl for a DNS name.
 """
 _STATUSES: Final = """\
 exit status: 0 done; 1 the source failed or says there are none; 2 wrong usage
@@ -105,6 +107,19 @@ def _parser() -> argparse.ArgumentParser:
             help="print an object a line: time, generation, backends, added, removed, error",
         )
         command.set_defaults(run=run)
+        if name == "watch":
+            command.add_argument(
+                "--health",
+                action="store_true",
+                help="check every backend, and print what is known about each",
+            )
+            command.add_argument(
+                "--check",
+                metavar="CHECK",
+                type=_check,
+                default="tcp",
+                help="with --health: tcp (the default), or http:/path",
+            )
     demo = commands.add_parser(
         "demo",
         help="see lists change and break, in 15 seconds",
@@ -122,11 +137,20 @@ def _pool(url: str) -> BackendPool:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _check(text: str) -> Check:
+    try:
+        return check_of(text)
+    except (ValueError, ImportError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _resolve(chosen: argparse.Namespace) -> int:
     return _until_ended(_resolved(chosen.pool, _Report(as_json=chosen.json)))
 
 
 def _watch(chosen: argparse.Namespace) -> int:
+    if chosen.health:
+        return _until_ended(_watched_health(chosen.pool, chosen.check, as_json=chosen.json))
     return _until_ended(_watched(chosen.pool, _Report(as_json=chosen.json)))
 
 
@@ -164,6 +188,12 @@ async def _watched(pool: BackendPool, report: _Report) -> int:
             await pool.start(required=False)
             async for snapshot in pool.watch():
                 report.change(snapshot)
+    return 0  # pragma: no cover - only its cancellation ends it
+
+
+async def _watched_health(pool: BackendPool, check: Check, *, as_json: bool) -> int:
+    with _log_on_stderr(then=lambda: None):
+        await watch_health(pool, check, _print_lines, as_json=as_json)
     return 0  # pragma: no cover - only its cancellation ends it
 
 
@@ -235,8 +265,12 @@ def _changes(before: Snapshot, after: Snapshot) -> Iterator[str]:
     held, holds = ({backend: backend for backend in each.backends} for each in (before, after))
     stayed = [backend for backend in before.backends if backend in holds]
     for backend in stayed:
-        if holds[backend].weight != backend.weight:
-            yield f"~ {backend} has the weight {holds[backend].weight}"
+        now = holds[backend]
+        if now.weight != backend.weight:
+            yield f"~ {backend} has the weight {now.weight}"
+        if now.attributes != backend.attributes:
+            pairs = " ".join(f"{name}={value}" for name, value in now.attributes.items())
+            yield f"~ {backend} has {pairs or 'no attributes'}"
     if stayed != [backend for backend in after.backends if backend in held]:
         yield "~ another order"
 

@@ -29,10 +29,11 @@ FLOORS = [
     {"balance"},
     {"__init__", "testing"},
     {"demo"},
+    {"cli_health"},
     {"cli"},
     {"__main__"},
 ]
-EXTRAS = {"asyncinotify", "dns", "rich", "pytest", "pytest_asyncio", "hypothesis"}
+EXTRAS = {"aiohttp", "asyncinotify", "dns", "rich", "pytest", "pytest_asyncio", "hypothesis"}
 
 
 def modules() -> dict[str, Path]:

@@ -22,6 +22,7 @@ from backendpool_async.balance.candidate import Candidate
 from backendpool_async.balance.ejection import Ejector, OutlierEjection
 from backendpool_async.balance.explanation import Explanation, History, explained
 from backendpool_async.balance.failures import transport_failure
+from backendpool_async.balance.health import HealthChecks, HealthMonitor
 from backendpool_async.balance.lease import Lease
 from backendpool_async.balance.policies import RoundRobin
 from backendpool_async.balance.policy import Chooser, Policy, Unkeyed
@@ -55,6 +56,7 @@ class Balancer:
       weight, in ten steps; 0 at once.
     * `zone`: the backends whose attribute ``zone`` is this one are preferred, while at least
       `zone_threshold` of them are available.
+    * `checks`: active health checks, while the balancer runs (see `HealthChecks`); None: none.
     * `subset`: choose among some of the backends only (see `Subset`); None: all of them.
     * `forget_after`: seconds for which what is known about a backend outlives its absence.
     * `classify`: which exceptions are failures of the backend (see `transport_failure`).
@@ -74,6 +76,7 @@ class Balancer:
         "_choose",
         "_history",
         "_loop",
+        "_monitor",
         "_next",
         "_policy",
         "_pool",
@@ -95,6 +98,7 @@ class Balancer:
         slow_start: float = 0.0,
         zone: str | None = None,
         zone_threshold: float = 0.7,
+        checks: HealthChecks | None = None,
         subset: Subset | None = None,
         forget_after: float = 600.0,
         classify: Classify = transport_failure,
@@ -108,13 +112,20 @@ class Balancer:
             self._policy,
             None if ejection is None else Ejector(ejection, clock()),
             listed=self._listed,
-            changed=self._availability_changed,
+            ejected=partial(self._availability_changed, logging.WARNING),
+            view_changes=lambda: self._building.out_of_date(),
             unreachable=pool.refresh_soon,
         )
+        roster = Roster(seconds("forget_after", forget_after))
+        self._monitor: HealthMonitor | None = None
+        if checks is not None:
+            self._monitor = HealthMonitor(
+                checks, pool, roster.known, self._availability_changed, clock, subset
+            )
         self._building = Building(
             pool,
             self._policy,
-            Roster(seconds("forget_after", forget_after)),
+            roster,
             Rules(
                 panic_threshold=panic_threshold and share("panic_threshold", panic_threshold),
                 slow_start=slow_start and seconds("slow_start", slow_start),
@@ -170,6 +181,7 @@ class Balancer:
         static, RoundRobin: 1 of 1 backend available
           10.0.0.1:8080            available  weight 1, 0 in flight, 0 of 0 failed
         """
+        self._see_to_what_is_due()
         if not self._building.takes_long:
             self._building.now()
         return explained(
@@ -182,6 +194,8 @@ class Balancer:
         self._loop = asyncio.get_running_loop()
         if self._building.takes_long:
             await in_thread(self._building.now)
+        if self._monitor is not None:
+            self._monitor.start()
         self._set_timer()
 
     async def aclose(self) -> None:
@@ -191,8 +205,10 @@ class Balancer:
             self._timer.cancel()
             self._timer = None
         try:
-            await self._pool.aclose()
+            if self._monitor is not None:
+                await self._monitor.aclose()
         finally:
+            await self._pool.aclose()
             await in_thread(self._building.finish)
 
     async def __aenter__(self) -> Self:
@@ -269,7 +285,10 @@ class Balancer:
         self._building.now()
         return self._choose(key)
 
-    def _refuse(self, _key: str | None = None) -> Candidate:
+    def _refuse(self, key: str | None = None) -> Candidate:
+        if self._see_to_what_is_due():
+            # Nobody holds a lease of nothing, so no end of one sees to it.
+            return self._caught_up(key)
         error = self._view.snapshot.error
         why = f"; {error}" if error else ""
         raise NoBackends(f"{self._pool._name}: there is no backend to choose{why}")
@@ -277,9 +296,14 @@ class Balancer:
     def _listed(self) -> Sequence[Candidate]:
         return self._view.listed
 
-    def _availability_changed(self, why: str | None) -> None:
-        if why is not None:
-            log(logging.WARNING, f"{self._pool._name}: {why}")
+    def _see_to_what_is_due(self) -> bool:
+        is_due = self._scores.clock() >= self._view.changes_at
+        if is_due:
+            self._building.out_of_date()
+        return is_due
+
+    def _availability_changed(self, level: int, why: str) -> None:
+        log(level, f"{self._pool._name}: {why}")
         self._building.out_of_date()
 
     def _set_timer(self) -> None:
@@ -289,11 +313,9 @@ class Balancer:
         loop, changes_at = self._loop, self._view.changes_at
         if loop is not None and changes_at < math.inf:
             delay = max(0.0, changes_at - self._scores.clock())
-            self._timer = loop.call_later(delay, self._availability_changed, None)
+            self._timer = loop.call_later(delay, self._building.out_of_date)
 
-    def _begin_anew_in_child(
-        self,
-    ) -> None:  # pragma: no cover - a test forks, in a process of its own
+    def _begin_anew(self) -> None:  # pragma: no cover - in a forked child, which is not traced
         self._loop, self._timer = None, None
         self._building.renew()
         self._scores.renew()
@@ -318,7 +340,7 @@ def _after_fork_in_child() -> None:  # pragma: no cover - a test forks, in a pro
     # A fork copies no threads: a lock that another one held stays held, and a pool's child calls
     # none of the wakers of its parent.
     for balancer in list(_all):
-        balancer._begin_anew_in_child()
+        balancer._begin_anew()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows

@@ -71,13 +71,13 @@ class Building:
             self._is_out_of_date = True
             if self._thread is not None:
                 return
-            if self._has_choice and self.takes_long:
-                self._thread = threading.Thread(
-                    target=self._build_aside, name="backendpool", daemon=True
-                )
-                self._thread.start()
+            if not (self._has_choice and self.takes_long):
+                self._expire()
                 return
-        self._expire()
+            self._thread = threading.Thread(
+                target=self._build_aside, name="backendpool", daemon=True
+            )
+            self._thread.start()
 
     def now(self) -> None:
         """Build at once, unless another thread has just done so."""
@@ -87,6 +87,10 @@ class Building:
                     return
                 self._is_out_of_date = False
             self._build()
+            with self._deciding:
+                # What changed meanwhile was told before this view was handed out.
+                if self._is_out_of_date and self._thread is None:
+                    self._expire()
 
     @property
     def takes_long(self) -> bool:

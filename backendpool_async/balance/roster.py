@@ -25,6 +25,8 @@ class Roster:
 
     def enlist(self, backends: Sequence[Backend], now: float) -> list[Candidate]:
         """Return the candidates of this list, in its order; who is missing in it is absent."""
+        # First: who comes back after so long is not remembered.
+        self._forget(now)
         listed: list[Candidate] = []
         for number, backend in enumerate(backends):
             # One and the same, whoever asks first: health checks ask for themselves.
@@ -41,13 +43,17 @@ class Roster:
         """Return the candidate of an address, the same every time."""
         return self._all.setdefault(backend, Candidate(backend))
 
+    def _forget(self, now: float) -> None:
+        due = [each for each, t in self._absent_since.items() if now - t >= self._forget_after]
+        for address in due:
+            if not self._all[address].in_flight:
+                del self._all[address], self._absent_since[address]
+
     def _note_absence(self, present: set[Backend], now: float) -> None:
         if len(present) == len(self._all):
             self._absent_since.clear()
             return
         for address in self._all.keys() - present:
-            since = self._absent_since.setdefault(address, now)
-            if now - since >= self._forget_after and not self._all[address].in_flight:
-                del self._all[address], self._absent_since[address]
+            self._absent_since.setdefault(address, now)
         for address in self._absent_since.keys() & present:
             del self._absent_since[address]

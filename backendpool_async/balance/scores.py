@@ -30,12 +30,13 @@ class Scores:
     """Counts what leases report, and ejects who fails too often."""
 
     __slots__ = (
-        "_changed",
+        "_ejected",
         "_ejecting",
         "_ejector",
         "_listed",
         "_observe",
         "_unreachable",
+        "_view_changes",
         "changes_at",
         "classify",
         "clock",
@@ -49,7 +50,8 @@ class Scores:
         ejector: Ejector | None,
         *,
         listed: Callable[[], Sequence[Candidate]],
-        changed: Callable[[str | None], None],
+        ejected: Callable[[str], None],
+        view_changes: Callable[[], None],
         unreachable: Callable[[], None],
     ) -> None:
         self.clock = clock
@@ -57,7 +59,8 @@ class Scores:
         self._observe = policy.observe if isinstance(policy, ObservingPolicy) else None
         self._ejector = ejector
         self._listed = listed
-        self._changed = changed
+        self._ejected = ejected
+        self._view_changes = view_changes
         self._unreachable = unreachable
         self.changes_at: float = math.inf
         self.renew()
@@ -88,7 +91,7 @@ class Scores:
             with self._ejecting:
                 ejection = self._ejector.failed(candidate, self._listed(), now)
             if ejection is not None:
-                self._changed(ejection)
+                self._ejected(ejection)
         self._judge_when_due(now)
         if kind is Failure.CONNECT:
             self._unreachable()
@@ -108,11 +111,11 @@ class Scores:
         if now >= self.changes_at:
             # Nobody's timer may run: without a loop, whoever ends a lease sees to it.
             self.changes_at = math.inf
-            self._changed(None)
+            self._view_changes()
         ejector = self._ejector
         if ejector is None or not ejector.is_due(now):
             return
         with self._ejecting:
             ejections = ejector.judge(self._listed(), now) if ejector.is_due(now) else []
         for ejection in ejections:
-            self._changed(ejection)
+            self._ejected(ejection)

@@ -34,7 +34,10 @@ class Subset:
 
     def __post_init__(self) -> None:
         count("size", self.size)
-        count("client + 1", self.client + 1)
+        if isinstance(self.client, bool) or not isinstance(self.client, int):
+            raise TypeError(f"client={self.client!r} is no whole number")
+        if self.client < 0:
+            raise ValueError(f"client={self.client!r} is not at least 0")
 
     def of(self, backends: Sequence[Backend]) -> tuple[Backend, ...]:
         """Return the subset, in the order of the list; the same whatever that order is."""

@@ -1,0 +1,83 @@
+"""HealthMonitor: runs the health checks of one balancer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from backendpool_async.balance.health.rounds import CandidateOf, Changed, Rounds
+from backendpool_async.balance.health.settings import HealthChecks
+from backendpool_async.balance.subset import Subset
+from backendpool_async.live import LiveList
+
+
+class HealthMonitor:
+    """Checks every backend of a pool's list, and notes what comes of it on its candidate.
+
+    `is_healthy` of a candidate is the verdict, None before the first result and again when the
+    backend leaves the list; `healthy_since` is when it was found well after having been unhealthy;
+    `last_failure` is that of the latest check that failed. `changed` is called, on the event loop,
+    with a level of `logging` and a sentence when a backend becomes unhealthy and when it is
+    healthy again. With a `subset`, only its backends are checked. `clock` stamps;
+    what is due when goes by the time of the event loop.
+    """
+
+    __slots__ = ("_candidate_of", "_changed", "_checks", "_clock", "_pool", "_rounds", "_subset")
+
+    def __init__(
+        self,
+        checks: HealthChecks,
+        pool: LiveList,
+        candidate_of: CandidateOf,
+        changed: Changed,
+        clock: Callable[[], float] = time.monotonic,
+        subset: Subset | None = None,
+    ) -> None:
+        self._checks = checks
+        self._pool = pool
+        self._candidate_of = candidate_of
+        self._changed = changed
+        self._clock = clock
+        self._subset = subset
+        self._rounds: Rounds | None = None
+
+    def start(self) -> None:
+        """Check from now on; nothing happens when it does already.
+
+        It can be started again after `aclose()`, on any event loop: the last verdicts stand until
+        the first results. Raises RuntimeError without a running event loop, when it runs on
+        another one, and while it is being closed.
+        """
+        rounds = self._current_rounds()
+        if rounds is None:
+            self._rounds = Rounds(
+                self._checks,
+                self._pool,
+                self._candidate_of,
+                self._changed,
+                self._clock,
+                self._subset,
+            )
+        elif rounds.stopping:
+            raise RuntimeError("the health checks are being closed; await aclose() first")
+
+    async def aclose(self) -> None:
+        """Stop checking; the verdicts stay. Twice, or never started, does no harm.
+
+        Returns when the checks under way have ended and the check has released what it held; what
+        swallows its cancellation is given up after `timeout`. Raises RuntimeError when it runs on
+        another event loop.
+        """
+        rounds = self._current_rounds()
+        if rounds is not None:
+            await rounds.stop()
+
+    def _current_rounds(self) -> Rounds | None:
+        loop, rounds = asyncio.get_running_loop(), self._rounds
+        if rounds is None or rounds.is_lost or rounds.task.done():
+            self._rounds = None
+            return None
+        if rounds.loop is not loop:
+            raise RuntimeError("the health checks run on another event loop; close them there")
+        return rounds

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from ticking import chosen
+
+from backendpool_async import (
+    Backend,
+    BackendPool,
+    Balancer,
+    HealthChecks,
+    HttpCheck,
+    Subset,
+    TcpCheck,
+)
+
+
+class Service:
+    """A server of one backend, that says itself how it is."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.checks = 0
+        self.backend = ""
+
+    async def health(self, _: web.Request) -> web.Response:
+        self.checks += 1
+        return web.Response(status=self.status)
+
+
+@pytest_asyncio.fixture
+async def services() -> AsyncIterator[list[Service]]:
+    runners = []
+    services = [Service(), Service(), Service()]
+    for service in services:
+        app = web.Application()
+        app.router.add_get("/health", service.health)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        service.backend = f"127.0.0.1:{runner.addresses[0][1]}"
+        runners.append(runner)
+    yield services
+    for runner in runners:
+        await runner.cleanup()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - real servers and real time decide when
+            await asyncio.sleep(0.01)
+
+
+async def until_chosen(balancer: Balancer, *expected: str) -> None:
+    await until(lambda: chosen(balancer, 30) == set(expected))
+
+
+def checks(path: str = "/health") -> HealthChecks:
+    return HealthChecks(HttpCheck(path), interval=0.05, timeout=5, fall=2, rise=2)
+
+
+async def test_a_server_that_turns_sick_gets_nothing_until_it_is_well(
+    services: list[Service], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "backendpool_async")
+    first, second, third = services
+    every = [service.backend for service in services]
+    async with Balancer(BackendPool.static(every), checks=checks()) as balancer:
+        await until_chosen(balancer, *every)
+        first.status = 503
+        await until_chosen(balancer, second.backend, third.backend)
+        (state,) = [each for each in balancer.explain().backends if each.backend == first.backend]
+        assert (state.state, state.ejected_for) == ("unhealthy", None)
+        assert "503" in (state.last_failure or "")
+        first.status = 200
+        await until_chosen(balancer, *every)
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in told] == ["WARNING", "INFO"]
+    assert told[1][1] == f"static: {first.backend} is healthy again"
+
+
+async def test_when_all_are_sick_all_are_chosen_among(services: list[Service]) -> None:
+    every = [service.backend for service in services]
+    async with Balancer(BackendPool.static(every), checks=checks()) as balancer:
+        for service in services[:2]:
+            service.status = 500
+        await until(lambda: balancer.explain().is_panic)
+        assert chosen(balancer, 30) == set(every)
+
+
+async def test_checks_end_with_the_balancer_and_begin_with_it_again(
+    services: list[Service],
+) -> None:
+    balancer = Balancer(BackendPool.static([services[0].backend]), checks=checks())
+    for enough in (3, 6):
+        async with balancer:
+            await until(lambda enough=enough: services[0].checks >= enough)  # type: ignore[misc]  # mypy#15459
+    before = services[0].checks
+    await asyncio.sleep(0.2)
+    assert services[0].checks == before
+
+
+async def test_only_the_backends_of_a_subset_are_checked(services: list[Service]) -> None:
+    pool = BackendPool.static([service.backend for service in services])
+    subset = Subset(client=0, size=1)
+    (mine,) = subset.of(pool.backends())
+    async with Balancer(pool, checks=checks(), subset=subset):
+        (service,) = [each for each in services if each.backend == mine]
+        await until(lambda: service.checks >= 3)
+    assert [each.checks for each in services if each.backend != mine] == [0, 0]
+
+
+async def test_a_port_that_nobody_listens_on_is_seen_at_the_first_check(
+    services: list[Service], unused_tcp_port: int
+) -> None:
+    dead = Backend(f"127.0.0.1:{unused_tcp_port}")
+    pool = BackendPool.static([dead, services[0].backend, services[1].backend])
+    settings = HealthChecks(TcpCheck(), interval=60)
+    async with Balancer(pool, checks=settings) as balancer:
+        await until_chosen(balancer, services[0].backend, services[1].backend)
