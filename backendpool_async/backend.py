@@ -53,7 +53,7 @@ class Backend(str):
 
     __slots__ = ()
 
-    def __new__(cls, text: str, *, weight: int = 1, **attributes: str) -> Self:
+    def __new__(cls, text: str, /, *, weight: int = 1, **attributes: str) -> Self:
         canonical = text if type(text) is str and _is_canonical(text) else _canonical(text)
         if weight == 1 and type(weight) is int and not attributes:
             return str.__new__(cls, canonical)
