@@ -254,6 +254,8 @@ class Balancer:
                 if key is None:
                     return random.choice(left)
                 return left[crc32(key.encode(errors="replace")) % len(left)]
+        if self._see_to_what_is_due():
+            return self._choose_avoiding(key, exclude)
         raise NoBackends(f"{self!r}: none is left of {len(self._view.chosen_among)} to choose from")
 
     def _publish(self, view: View, chooser: Chooser | None) -> None:
@@ -288,7 +290,7 @@ class Balancer:
     def _refuse(self, key: str | None = None) -> Candidate:
         if self._see_to_what_is_due():
             # Nobody holds a lease of nothing, so no end of one sees to it.
-            return self._caught_up(key)
+            return self._choose(key)
         error = self._view.snapshot.error
         why = f"; {error}" if error else ""
         raise NoBackends(f"{self._pool._name}: there is no backend to choose{why}")
@@ -297,10 +299,14 @@ class Balancer:
         return self._view.listed
 
     def _see_to_what_is_due(self) -> bool:
-        is_due = self._scores.clock() >= self._view.changes_at
-        if is_due:
-            self._building.out_of_date()
-        return is_due
+        """Build anew if the clock says so; return whether there is another view now."""
+        if self._scores.clock() < self._view.changes_at:
+            return False
+        self._building.out_of_date()
+        if self._building.takes_long and self._view.chosen_among:
+            return False
+        self._building.now()
+        return True
 
     def _availability_changed(self, level: int, why: str) -> None:
         log(level, f"{self._pool._name}: {why}")

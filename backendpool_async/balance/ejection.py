@@ -101,6 +101,10 @@ class Ejector:
 
     def failed(self, candidate: Candidate, listed: Sequence[Candidate], now: float) -> str | None:
         """Eject it if it has failed too often in a row; return what then is to be said."""
+        if is_ejected(candidate, now):
+            # What was in flight still fails; what comes after its return is counted anew.
+            candidate.consecutive_failures = 0
+            return None
         limit = self._rules.consecutive_failures
         if limit is None or candidate.consecutive_failures < limit:
             return None

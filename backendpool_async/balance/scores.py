@@ -100,6 +100,7 @@ class Scores:
         """A request ended, and that says nothing of the backend but that it took so long."""
         if candidate.latency is None or took > candidate.latency:
             self._measure(candidate, took, now)
+        self._judge_when_due(now)
 
     def _measure(self, candidate: Candidate, took: float, now: float) -> None:
         before = candidate.latency
