@@ -142,6 +142,9 @@ class AttributedBackend(Backend):
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a Backend is immutable: cannot set {name!r}")
 
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a Backend is immutable: cannot delete {name!r}")
+
     def __reduce__(self) -> tuple[object, ...]:
         return _restore, (str(self), self._weight, dict(self._attributes))
 

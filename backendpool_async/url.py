@@ -86,7 +86,8 @@ def _options(query: str, known: Mapping[str, Callable[[str], Any]]) -> dict[str,
 
 
 def _static(body: str) -> tuple[list[str]]:
-    return (_list(body),)
+    # The space before an attribute, and nothing else: a "%" can begin the zone of an address.
+    return (_list(body.replace("%20", " ")),)
 
 
 def _env(body: str) -> tuple[str]:

@@ -190,6 +190,9 @@ def test_the_repr_names_the_class_and_a_weight_that_is_not_one() -> None:
 def test_a_backend_is_immutable(backend: Backend, name: str) -> None:
     with pytest.raises(AttributeError):
         setattr(backend, name, 1)
+    with pytest.raises(AttributeError):
+        delattr(backend, name)
+    assert backend.weight in {1, 2}
 
 
 def test_parse_returns_what_is_a_backend_already() -> None:

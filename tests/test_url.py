@@ -20,6 +20,8 @@ from backendpool_async.url import naming, parse_url
         ("static:a:1,b:2", "static", (["a:1", "b:2"],), {}),
         ("static: a:1 , b:2 ", "static", (["a:1", "b:2"],), {}),
         ("static:[fe80::1%eth0]:80", "static", (["[fe80::1%eth0]:80"],), {}),
+        ("static:[fe80::1%ed0]:80", "static", (["[fe80::1%ed0]:80"],), {}),
+        ("static:a:1%20weight=2,b:2", "static", (["a:1 weight=2", "b:2"],), {}),
         ("static:", "static", ([],), {}),
         ("static:a:1?", "static", (["a:1"],), {}),
         ("env:MY_SVC", "env", ("MY_SVC",), {}),

@@ -271,9 +271,10 @@ class Balancer:
                 before.snapshot.backends, view.snapshot.backends, view.snapshot.generation
             )
         if view.is_panic and not before.is_panic:
-            log(logging.WARNING, f"{self!r}: too few are available; all are chosen among")
+            few = f"{len(view.available)} of {counted(len(view.listed))}"
+            log(logging.WARNING, f"{self._pool._name}: only {few} available; all are chosen among")
         elif before.is_panic and not view.is_panic:
-            log(logging.INFO, f"{self!r}: enough are available again")
+            log(logging.INFO, f"{self._pool._name}: enough are available again")
         loop = self._loop
         if loop is not None and view.changes_at < math.inf:
             with contextlib.suppress(RuntimeError):
@@ -331,7 +332,7 @@ class Balancer:
 def _follow(pool: BackendPool, balancer: Balancer) -> None:
     # Weakly: a pool that lives on does not keep its balancers.
     def wake() -> None:
-        if (alive := reference()) is not None:
+        if (alive := reference()) is not None:  # pragma: no branch - a moment before it is popped
             alive._building.list_may_differ()
 
     # No lock is taken in here: the collector calls it at any time, in any thread.
