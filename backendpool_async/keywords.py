@@ -30,3 +30,17 @@ def share(name: str, value: float) -> float:
     if not 0 < value <= 1:
         raise ValueError(f"{name}={value!r} is not above 0 and at most 1")
     return float(value)
+
+
+def seconds_or_0(name: str, value: float) -> float:
+    """Return a number of seconds, 0 or more; TypeError or ValueError naming the keyword."""
+    return 0.0 if _is_zero(value) else seconds(name, value)
+
+
+def share_or_0(name: str, value: float) -> float:
+    """Return a number from 0 to 1; TypeError or ValueError naming the keyword."""
+    return 0.0 if _is_zero(value) else share(name, value)
+
+
+def _is_zero(value: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0

@@ -159,10 +159,13 @@ class LiveList(CopiesShare):
             # A forked child shares the pipes that wake its parent's loops: a call of its parent's
             # wakers would be felt over there.
             process = os.getpid()
-            self._wakers = {waker: of for waker, of in self._wakers.items() if of == process}
-            wakers = tuple(self._wakers)
-        for waker in wakers:
-            waker()
+            # A copy in one step: the garbage collector may remove one at any time.
+            wakers = list(self._wakers.items())
+        for waker, of in wakers:
+            if of == process:
+                waker()
+            else:
+                self._wakers.pop(waker, None)
 
     def _take(self, backends: tuple[Backend, ...], pushes: int) -> bool:
         """Publish a good answer, unless a list was pushed since it was asked for."""

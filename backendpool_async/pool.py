@@ -164,14 +164,20 @@ class BackendPool(JudgingList, Constructors):
         await self._release_unless_running()
         return snapshot
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it is kept fresh in the background: between `start()` and `aclose()`."""
+        return self._run is not None and not self._run.is_lost
+
     def refresh_soon(self) -> None:
         """Ask the source early, as when a backend could not be reached; returns at once.
 
-        From any thread. At most once a second, joining a refresh that is due; nothing happens
-        while the pool is not running.
+        From any thread, at most once in five seconds. Nothing happens while the pool is not
+        running, and while its source fails or says what is not believed yet: that is confirmed in
+        its own time, and never sooner because backends fail along with their source.
         """
         run = self._run
-        if run is not None:
+        if run is not None and self._snapshot.error is None:
             run.hint_from_anywhere()
 
     async def aclose(self) -> None:
@@ -209,7 +215,7 @@ class BackendPool(JudgingList, Constructors):
         snapshot = self._snapshot
         age = "" if snapshot.age is None else f", {snapshot.age:.1f} s old"
         failing = ", failing" if snapshot.error else ""
-        running = ", running" if self._run is not None and not self._run.is_lost else ""
+        running = ", running" if self.is_running else ""
         return (
             f"<{type(self).__name__} {self._name}: {counted(len(snapshot.backends))},"
             f" generation {snapshot.generation}{age}{failing}{running}>"

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import math
 import os
-import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -18,7 +17,7 @@ from backendpool_async.logs import log
 from backendpool_async.schedule import HintLimit
 from backendpool_async.source import NotifyingSource, Source, name_of
 
-_BETWEEN_HINTS: Final = 1.0
+_BETWEEN_HINTS: Final = 5.0
 
 
 class Run:
@@ -82,8 +81,8 @@ class Run:
         return self.task.done() or self.loop.is_closed() or self._pid != os.getpid()
 
     def hint_from_anywhere(self) -> None:
-        """Follow a hint that comes from any thread, unless one came less than a second ago."""
-        now = time.monotonic()
+        """Follow a hint that comes from any thread, unless one came a moment ago."""
+        now = self.loop.time()
         if now - self._hinted_at < _BETWEEN_HINTS or self.is_lost:
             return
         self._hinted_at = now

@@ -174,7 +174,11 @@ async def checked(
 async def compared(answer: Answer, held: tuple[Backend, ...]) -> Answer:
     """Note in the answer how many of `held` it drops, without holding the event loop for long."""
     if answer.backends is not held:
-        left = set(held)
+        left: set[Backend] = set()
+        for start in range(0, len(held), CHUNK):
+            left.update(held[start : start + CHUNK])
+            if start:
+                await asyncio.sleep(0)
         for start in range(0, len(answer.backends), CHUNK):
             left.difference_update(answer.backends[start : start + CHUNK])
             if start:

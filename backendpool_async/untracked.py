@@ -38,12 +38,11 @@ def untracked(cls: T) -> T:
     Zero-argument ``super()`` does not work inside, as it would find the first class. Elsewhere than
     on CPython the class is returned as it is.
     """
+    prototype = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object)
     try:
-        made = ctypes.pythonapi.PyType_FromSpecWithBases
+        made = prototype(("PyType_FromSpecWithBases", ctypes.pythonapi))
     except AttributeError:  # pragma: no cover - not CPython
         return cls
-    made.restype = ctypes.py_object
-    made.argtypes = (ctypes.c_void_p, ctypes.py_object)
     name = f"{cls.__module__}.{cls.__qualname__}".encode()
     specification = _Specification(name, 0, 0, _BASETYPE, (_Slot * 1)())
     again: Any = made(ctypes.addressof(specification), cls.__bases__)

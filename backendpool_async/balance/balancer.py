@@ -17,21 +17,21 @@ from typing import Final, Self
 from zlib import crc32
 
 from backendpool_async.backend import Backend
-from backendpool_async.balance.building import Building
 from backendpool_async.balance.candidate import Candidate
+from backendpool_async.balance.candidate_registry import CandidateRegistry
 from backendpool_async.balance.ejection import Ejector, OutlierEjection
 from backendpool_async.balance.explanation import Explanation, History, explained
 from backendpool_async.balance.failures import transport_failure
 from backendpool_async.balance.health import HealthChecks, HealthMonitor
 from backendpool_async.balance.lease import Lease
+from backendpool_async.balance.outcomes import Classify, Clock, OutcomeRecorder
 from backendpool_async.balance.policies import RoundRobin
 from backendpool_async.balance.policy import Chooser, Policy, Unkeyed
-from backendpool_async.balance.roster import Roster
-from backendpool_async.balance.scores import Classify, Clock, Scores
 from backendpool_async.balance.subset import Subset
-from backendpool_async.balance.view import Rules, View
+from backendpool_async.balance.view import View, ViewRules
+from backendpool_async.balance.view_builder import ViewBuilder
 from backendpool_async.errors import NoBackends, counted
-from backendpool_async.keywords import seconds, share
+from backendpool_async.keywords import seconds, seconds_or_0, share, share_or_0
 from backendpool_async.logs import log
 from backendpool_async.pool import BackendPool
 from backendpool_async.snapshot import Snapshot
@@ -72,15 +72,17 @@ class Balancer:
 
     __slots__ = (
         "__weakref__",
-        "_building",
+        "_builder",
         "_choose",
         "_history",
         "_loop",
         "_monitor",
         "_next",
+        "_outcomes",
         "_policy",
         "_pool",
-        "_scores",
+        "_ready",
+        "_started_pool",
         "_timer",
         "_view",
     )
@@ -104,31 +106,33 @@ class Balancer:
         classify: Classify = transport_failure,
         clock: Clock = time.monotonic,
     ) -> None:
+        if not isinstance(pool, BackendPool):
+            raise TypeError(f"a balancer is for a backendpool_async.BackendPool, not {pool!r}")
         self._pool = pool
         self._policy: Policy = RoundRobin() if policy is None else policy
-        self._scores = Scores(
+        self._outcomes = OutcomeRecorder(
             clock,
             classify,
             self._policy,
             None if ejection is None else Ejector(ejection, clock()),
             listed=self._listed,
             ejected=partial(self._availability_changed, logging.WARNING),
-            view_changes=lambda: self._building.out_of_date(),
+            view_changes=lambda: self._builder.invalidate(),
             unreachable=pool.refresh_soon,
         )
-        roster = Roster(seconds("forget_after", forget_after))
+        registry = CandidateRegistry(seconds("forget_after", forget_after))
         self._monitor: HealthMonitor | None = None
         if checks is not None:
             self._monitor = HealthMonitor(
-                checks, pool, roster.known, self._availability_changed, clock, subset
+                checks, pool, registry.get_or_create, self._availability_changed, clock, subset
             )
-        self._building = Building(
+        self._builder = ViewBuilder(
             pool,
             self._policy,
-            roster,
-            Rules(
-                panic_threshold=panic_threshold and share("panic_threshold", panic_threshold),
-                slow_start=slow_start and seconds("slow_start", slow_start),
+            registry,
+            ViewRules(
+                panic_threshold=share_or_0("panic_threshold", panic_threshold),
+                slow_start=seconds_or_0("slow_start", slow_start),
                 zone=zone,
                 zone_threshold=share("zone_threshold", zone_threshold),
             ),
@@ -138,6 +142,8 @@ class Balancer:
             expire=self._expire,
         )
         self._history = History()
+        self._ready: Chooser = self._refuse
+        self._started_pool = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._view = View(Snapshot(), (), (), (), is_panic=False, changes_at=math.inf)
@@ -171,7 +177,7 @@ class Balancer:
         >>> asyncio.run(main())
         10.0.0.1:8080
         """
-        return Lease(self._acquire, self._scores, key, exclude)
+        return Lease(self._acquire, self._outcomes, key, exclude)
 
     def explain(self) -> Explanation:
         """Return what is known about each backend, and the last changes of the list.
@@ -181,35 +187,48 @@ class Balancer:
         static, RoundRobin: 1 of 1 backend available
           10.0.0.1:8080            available  weight 1, 0 in flight, 0 of 0 failed
         """
-        self._see_to_what_is_due()
-        if not self._building.takes_long:
-            self._building.now()
+        self._rebuild_if_due()
+        if not self._builder.takes_long:
+            self._builder.rebuild_if_stale()
         return explained(
-            self._view, self._pool._name, self._policy, self._history, self._scores.clock()
+            self._view, self._pool._name, self._policy, self._history, self._outcomes.clock()
         )
 
     async def start(self, *, required: bool = True) -> None:
-        """Start the pool, and from now on let backends return by themselves; see its `start()`."""
+        """Start the pool, and from now on let backends return by themselves; see its `start()`.
+
+        A pool that is running already stays running when the balancer is closed.
+        """
+        was_running = self._pool.is_running
         await self._pool.start(required=required)
+        self._started_pool = self._started_pool or not was_running
+        try:
+            if self._builder.takes_long:
+                await in_thread(self._builder.rebuild_if_stale)
+            if self._monitor is not None:
+                self._monitor.start()
+        except BaseException:
+            await self.aclose()
+            raise
         self._loop = asyncio.get_running_loop()
-        if self._building.takes_long:
-            await in_thread(self._building.now)
-        if self._monitor is not None:
-            self._monitor.start()
         self._set_timer()
 
     async def aclose(self) -> None:
-        """Close the pool, and leave nothing running. Choosing goes on from what is known."""
+        """Close the pool, if `start()` started it; leave nothing running.
+
+        Choosing goes on from what is known.
+        """
+        if self._monitor is not None:
+            await self._monitor.aclose()
+        if self._started_pool or not self._pool.is_running:
+            await self._pool.aclose()
+        self._started_pool = False
         self._loop = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        try:
-            if self._monitor is not None:
-                await self._monitor.aclose()
-        finally:
-            await self._pool.aclose()
-            await in_thread(self._building.finish)
+        if self._builder.is_building:
+            await in_thread(self._builder.join)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -252,20 +271,20 @@ class Balancer:
             left = [each for each in candidates if each.backend not in avoided]
             if left:
                 if key is None:
-                    return random.choice(left)
+                    return random.choices(left, [each.weight for each in left])[0]
                 return left[crc32(key.encode(errors="replace")) % len(left)]
-        if self._see_to_what_is_due():
+        if self._rebuild_if_due():
             return self._choose_avoiding(key, exclude)
         raise NoBackends(f"{self!r}: none is left of {len(self._view.chosen_among)} to choose from")
 
     def _publish(self, view: View, chooser: Chooser | None) -> None:
         before, self._view = self._view, view
         if chooser is None:
-            self._next, self._choose = self._refuse, self._refuse
+            self._next = self._choose = self._ready = self._refuse
         else:
             self._next = chooser.next if isinstance(chooser, Unkeyed) else partial(chooser, None)
-            self._choose = chooser
-        self._scores.changes_at = view.changes_at
+            self._choose = self._ready = chooser
+        self._outcomes.changes_at = view.changes_at
         if before.snapshot.generation != view.snapshot.generation:
             self._history.note(
                 before.snapshot.backends, view.snapshot.backends, view.snapshot.generation
@@ -282,14 +301,15 @@ class Balancer:
 
     def _expire(self) -> None:
         # Whoever chooses next builds the view first.
-        self._next, self._choose = self._caught_up, self._caught_up
+        self._next = self._choose = self._choose_after_rebuild
 
-    def _caught_up(self, key: str | None = None) -> Candidate:
-        self._building.now()
-        return self._choose(key)
+    def _choose_after_rebuild(self, key: str | None = None) -> Candidate:
+        self._builder.rebuild_if_stale()
+        # Not `_choose`: if the view is out of date once more, that is for the next choice.
+        return self._ready(key)
 
     def _refuse(self, key: str | None = None) -> Candidate:
-        if self._see_to_what_is_due():
+        if self._rebuild_if_due():
             # Nobody holds a lease of nothing, so no end of one sees to it.
             return self._choose(key)
         error = self._view.snapshot.error
@@ -299,19 +319,19 @@ class Balancer:
     def _listed(self) -> Sequence[Candidate]:
         return self._view.listed
 
-    def _see_to_what_is_due(self) -> bool:
+    def _rebuild_if_due(self) -> bool:
         """Build anew if the clock says so; return whether there is another view now."""
-        if self._scores.clock() < self._view.changes_at:
+        if self._outcomes.clock() < self._view.changes_at:
             return False
-        self._building.out_of_date()
-        if self._building.takes_long and self._view.chosen_among:
+        self._builder.invalidate()
+        if self._builder.takes_long and self._view.chosen_among:
             return False
-        self._building.now()
+        self._builder.rebuild_if_stale()
         return True
 
     def _availability_changed(self, level: int, why: str) -> None:
         log(level, f"{self._pool._name}: {why}")
-        self._building.out_of_date()
+        self._builder.invalidate()
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -319,13 +339,17 @@ class Balancer:
             self._timer = None
         loop, changes_at = self._loop, self._view.changes_at
         if loop is not None and changes_at < math.inf:
-            delay = max(0.0, changes_at - self._scores.clock())
-            self._timer = loop.call_later(delay, self._building.out_of_date)
+            delay = max(0.0, changes_at - self._outcomes.clock())
+            self._timer = loop.call_later(delay, self._builder.invalidate)
 
     def _begin_anew(self) -> None:  # pragma: no cover - in a forked child, which is not traced
         self._loop, self._timer = None, None
-        self._building.renew()
-        self._scores.renew()
+        self._builder.reset()
+        self._outcomes.reset()
+        self._expire()
+        after_fork = getattr(self._policy, "after_fork", None)
+        if after_fork is not None:
+            after_fork()
         _follow(self._pool, self)
 
 
@@ -333,7 +357,7 @@ def _follow(pool: BackendPool, balancer: Balancer) -> None:
     # Weakly: a pool that lives on does not keep its balancers.
     def wake() -> None:
         if (alive := reference()) is not None:  # pragma: no branch - a moment before it is popped
-            alive._building.list_may_differ()
+            alive._builder.on_pool_change()
 
     # No lock is taken in here: the collector calls it at any time, in any thread.
     reference = weakref.ref(balancer, lambda _: pool._wakers.pop(wake, None))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from backendpool_async.backend import Backend
+
+NO_LEASES: Final = 2
 
 
 class Candidate:
@@ -23,6 +25,8 @@ class Candidate:
         "failures",
         "healthy_since",
         "is_healthy",
+        "is_listed",
+        "judged",
         "last_failure",
         "latency",
         "peak",
@@ -40,19 +44,24 @@ class Candidate:
         self.failures: int = 0
         self.consecutive_failures: int = 0
         self.last_failure: LastFailure | None = None
-        self.record: Record | None = None
+        self.record: EjectionRecord | None = None
         """What it has been ejected for, None while it never was."""
         self.is_healthy: bool | None = None
         """What the latest health checks say, None without any."""
         self.healthy_since: float | None = None
         """When the checks found it well again, None while they never found it unhealthy."""
-        # A list and not a number: `append` and `pop` are atomic, `+= 1` is not.
-        self._leases: list[None] = []
+        self.is_listed: bool = True
+        """Whether it is in the list that the latest view was built of."""
+        self.judged: tuple[int, int] = (0, 0)
+        """The requests and failures there were when its rates were judged last."""
+        # A list and not a number: `append` and `pop` are atomic, `+= 1` is not. Never shorter than
+        # this, because a list that becomes empty gives its memory back, and asks for it again.
+        self._leases: list[None] = [None] * NO_LEASES
 
     @property
     def in_flight(self) -> int:
         """How many leases of it are held."""
-        return len(self._leases)
+        return len(self._leases) - NO_LEASES
 
     def __repr__(self) -> str:
         return f"<Candidate {self.backend}, weight {self.weight}, {self.in_flight} in flight>"
@@ -68,7 +77,7 @@ class LastFailure:
         self.reason = reason
 
 
-class Record:
+class EjectionRecord:
     """How often a backend was ejected, until when, and why."""
 
     __slots__ = ("reason", "times", "until")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from backendpool_async.balance.candidate import Candidate, Record
+from backendpool_async.balance.candidate import Candidate, EjectionRecord
 from backendpool_async.keywords import count, seconds, share
 
 _JITTER: Final = 0.1
@@ -91,13 +91,16 @@ class OutlierEjection:
 class Ejector:
     """Ejects by the rules of one `OutlierEjection`; whoever calls it sees to it that one does."""
 
-    __slots__ = ("_before", "_judged_at", "_rules")
+    __slots__ = ("_full", "_full_until", "_judged_at", "_most_times", "_rules")
 
     def __init__(self, rules: OutlierEjection, now: float) -> None:
         self._rules = rules
         self._judged_at = now
-        # What a candidate had counted when it was judged last.
-        self._before: dict[Candidate, tuple[int, int]] = {}
+        # More would be forgiven one by one for days, and the limit is reached already.
+        self._most_times = math.ceil(rules.max_ejection_time / rules.base_ejection_time)
+        # The list of which as many as may be were ejected, and until when that is so.
+        self._full: Sequence[Candidate] | None = None
+        self._full_until = -math.inf
 
     def failed(self, candidate: Candidate, listed: Sequence[Candidate], now: float) -> str | None:
         """Eject it if it has failed too often in a row; return what then is to be said."""
@@ -123,9 +126,9 @@ class Ejector:
         """Eject by rate; return what is to be said of each."""
         counted: dict[Candidate, tuple[int, int]] = {}
         for each in listed:
-            requests, failures = self._before.get(each, (0, 0))
+            requests, failures = each.judged
+            each.judged = (each.requests, each.failures)
             counted[each] = (each.requests - requests, each.failures - failures)
-        self._before = {each: (each.requests, each.failures) for each in listed}
         self._judged_at = now
         ejections = (
             self._eject(each, listed, now, why) for each, why in self._outliers(counted).items()
@@ -139,7 +142,9 @@ class Ejector:
             rates = _rates(counted, success.minimum_requests)
             if len(rates) >= success.minimum_backends:
                 mean = statistics.fmean(rates.values())
-                floor = mean - success.deviations * statistics.pstdev(rates.values())
+                # Not `statistics.pstdev`: exact, and ten times as long.
+                variance = sum((rate - mean) ** 2 for rate in rates.values()) / len(rates)
+                floor = mean - success.deviations * math.sqrt(variance)
                 for each, rate in rates.items():
                     if rate < floor:
                         found[each] = f"{rate:.0%} succeed, of all {mean:.0%}"
@@ -155,14 +160,14 @@ class Ejector:
         self, candidate: Candidate, listed: Sequence[Candidate], now: float, reason: str
     ) -> str | None:
         rules = self._rules
-        if is_ejected(candidate, now):
+        if is_ejected(candidate, now) or not candidate.is_listed:
             return None
-        ejected = sum(is_ejected(each, now) for each in listed)
-        if ejected + 1 > min(math.floor(len(listed) * rules.max_ejected), len(listed) - 1):
+        if self._is_full(listed, now):
             return None
-        record = candidate.record = candidate.record or Record()
+        record = candidate.record = candidate.record or EjectionRecord()
         well_since = max(0.0, now - record.until) if record.times else 0.0
-        record.times = max(0, record.times - int(well_since / rules.base_ejection_time)) + 1
+        times = max(0, record.times - int(well_since / rules.base_ejection_time)) + 1
+        record.times = min(times, self._most_times)
         time = min(rules.base_ejection_time * record.times, rules.max_ejection_time)
         record.until = now + time * random.uniform(1, 1 + _JITTER)
         record.reason = reason
@@ -170,10 +175,29 @@ class Ejector:
         candidate.consecutive_failures = 0
         return f"{candidate.backend} is ejected for {record.until - now:.0f} s: {reason}"
 
+    def _is_full(self, listed: Sequence[Candidate], now: float) -> bool:
+        """Whether no more may be ejected now."""
+        # While all fail, each failure asks: going through a long list each time takes the loop.
+        if listed is self._full and now < self._full_until:
+            return True
+        out = [each for each in listed if not is_available(each, now)]
+        most = min(math.floor(len(listed) * self._rules.max_ejected), len(listed) - 1)
+        if len(out) + 1 <= most:
+            return False
+        self._full = listed
+        ends = [each.record.until for each in out if each.record and each.record.until > now]
+        self._full_until = min(ends, default=now)
+        return True
+
 
 def is_ejected(candidate: Candidate, now: float) -> bool:
     """Whether it gets no requests at this time."""
     return candidate.record is not None and now < candidate.record.until
+
+
+def is_available(candidate: Candidate, now: float) -> bool:
+    """Whether it deserves requests: neither ejected nor found unhealthy by a check."""
+    return candidate.is_healthy is not False and not is_ejected(candidate, now)
 
 
 def _rates(counted: dict[Candidate, tuple[int, int]], minimum: int) -> dict[Candidate, float]:

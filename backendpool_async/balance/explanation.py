@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from backendpool_async.backend import Backend
 from backendpool_async.balance.candidate import Candidate
-from backendpool_async.balance.ejection import is_ejected
-from backendpool_async.balance.view import View, is_available
+from backendpool_async.balance.ejection import is_available, is_ejected
+from backendpool_async.balance.pauses import collected, pause
+from backendpool_async.balance.view import View
 from backendpool_async.errors import counted
 
 _CHANGES_KEPT: Final = 10
@@ -117,13 +118,15 @@ class History:
 
     def note(self, before: Sequence[Backend], after: Sequence[Backend], generation: int) -> None:
         """Keep what came and went."""
-        old, new = set(before), set(after)
+        old = set(before)
+        pause()
+        new = set(after)
         self._changes.append(
             Change(
                 datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds"),
                 generation,
-                tuple(each for each in after if each not in old),
-                tuple(each for each in before if each not in new),
+                tuple(collected(each for each in after if each not in old)),
+                tuple(collected(each for each in before if each not in new)),
             )
         )
 

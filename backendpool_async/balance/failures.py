@@ -7,6 +7,7 @@ import enum
 import errno
 import socket
 import ssl
+import urllib.error
 from typing import Final
 
 _CANNOT_CONNECT: Final = {
@@ -16,10 +17,13 @@ _CANNOT_CONNECT: Final = {
     errno.ENETDOWN,
     errno.ENETUNREACH,
 }
+# What asyncio and anyio say when no address of a name could be connected to.
+_NOWHERE: Final = ("Multiple exceptions: ", "All connection attempts failed")
 # By name, so that none of the libraries is imported for it: the first class in the order of
 # resolution that is listed here decides. None: the caller's own mistake, or the caller's limit.
 _OF_LIBRARIES: Final[dict[str, dict[str, str | None]]] = {
     "aiohttp": {
+        "ClientProxyConnectionError": None,
         "ClientConnectorError": "connect",
         "ClientConnectorDNSError": "connect",
         "ConnectionTimeoutError": "connect",
@@ -72,6 +76,9 @@ def transport_failure(error: BaseException) -> Failure | None:
     >>> transport_failure(FileNotFoundError()) is None
     True
     """
+    if isinstance(error, BaseExceptionGroup):
+        kinds = {transport_failure(each) for each in error.exceptions}
+        return None if None in kinds else max(kinds, key=str)
     for cls in type(error).__mro__:
         names = _OF_LIBRARIES.get(cls.__module__.partition(".")[0])
         if names is not None and cls.__name__ in names:
@@ -79,6 +86,10 @@ def transport_failure(error: BaseException) -> Failure | None:
             return None if found is None else Failure(found)
     if isinstance(error, (ConnectionRefusedError, socket.gaierror)):
         return Failure.CONNECT
+    if type(error) is OSError and error.errno is None and str(error).startswith(_NOWHERE):
+        return Failure.CONNECT
+    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
+        return transport_failure(error.reason)
     if isinstance(
         error, (ConnectionError, TimeoutError, ssl.SSLError, asyncio.IncompleteReadError)
     ):

@@ -9,7 +9,7 @@ from typing import Self
 from backendpool_async.backend import Backend
 from backendpool_async.balance.candidate import Candidate
 from backendpool_async.balance.failures import Failure
-from backendpool_async.balance.scores import Scores
+from backendpool_async.balance.outcomes import OutcomeRecorder
 from backendpool_async.errors import describe, quote
 
 Acquire = Callable[[str | None, Collection[str]], Candidate]
@@ -30,15 +30,15 @@ class Lease:
         "_exclude",
         "_failure",
         "_key",
+        "_outcomes",
         "_reason",
-        "_scores",
     )
 
     def __init__(
-        self, acquire: Acquire, scores: Scores, key: str | None, exclude: Collection[str]
+        self, acquire: Acquire, outcomes: OutcomeRecorder, key: str | None, exclude: Collection[str]
     ) -> None:
         self._acquire = acquire
-        self._scores = scores
+        self._outcomes = outcomes
         self._key = key
         self._exclude = exclude
         self._candidate: Candidate | None = None
@@ -82,7 +82,7 @@ class Lease:
         if self._candidate is not None:
             raise RuntimeError("a lease is for one use: ask the balancer for another")
         self._candidate = self._acquire(self._key, self._exclude)
-        self._began = self._scores.clock()
+        self._began = self._outcomes.clock()
         return self
 
     def __exit__(
@@ -91,19 +91,19 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        candidate, scores = self._candidate, self._scores
+        candidate, outcomes = self._candidate, self._outcomes
         if candidate is None:
             raise RuntimeError("the lease was not entered")
         candidate._leases.pop()
-        now = scores.clock()
+        now = outcomes.clock()
         took = now - self._began
         if self._failure is None and error is not None:
-            self._failure = scores.classify(error)
+            self._failure = outcomes.classify(error)
             if self._failure is None:
-                scores.ended_otherwise(candidate, took, now)
+                outcomes.neutral(candidate, took, now)
                 return
             self._reason = describe(error)
         if self._failure is None:
-            scores.succeeded(candidate, took, now)
+            outcomes.succeeded(candidate, took, now)
         else:
-            scores.failed(candidate, took, now, self._failure, self._reason)
+            outcomes.failed(candidate, took, now, self._failure, self._reason)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from backendpool_async.balance.candidate import Candidate
-from backendpool_async.balance.ejection import is_ejected
+from backendpool_async.balance.ejection import is_available
+from backendpool_async.balance.pauses import CHUNK, collected, pause
 from backendpool_async.snapshot import Snapshot
 
 # While a backend returns slowly, its share grows in so many steps.
@@ -32,7 +33,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class ViewRules:
     """How a view comes about: see the keywords of `Balancer`."""
 
     panic_threshold: float
@@ -42,7 +43,7 @@ class Rules:
 
     def view(self, snapshot: Snapshot, listed: Sequence[Candidate], now: float) -> View:
         """Return the view of these candidates at this time, and weigh them."""
-        available = [each for each in listed if is_available(each, now)]
+        available = collected(each for each in listed if is_available(each, now))
         is_panic = len(available) < self.panic_threshold * len(listed)
         chosen_among: Sequence[Candidate] = listed if is_panic else self._near(listed, available)
         return View(
@@ -59,31 +60,30 @@ class Rules:
     ) -> Sequence[Candidate]:
         if self.zone is None:
             return available
-        near = [each for each in available if each.backend.zone == self.zone]
+        near = collected(each for each in available if each.backend.zone == self.zone)
         all_near = sum(each.backend.zone == self.zone for each in listed)
         return near if near and len(near) >= self.zone_threshold * all_near else available
 
     def _next_ejection_end(self, listed: Sequence[Candidate], now: float) -> float:
-        return min(
-            (each.record.until for each in listed if each.record and now < each.record.until),
-            default=math.inf,
+        ends = collected(
+            each.record.until for each in listed if each.record and now < each.record.until
         )
+        return min(ends, default=math.inf)
 
     def _weigh(self, chosen_among: Sequence[Candidate], now: float) -> float:
         """Set the weights; return when the first of them changes, infinite when none does."""
-        steps = {each: step for each in chosen_among if (step := self._step(each, now)) < STEPS}
-        for each in chosen_among:
+        steps: dict[Candidate, int] = {}
+        if self.slow_start:
+            every = collected((each, self._step(each, now)) for each in chosen_among)
+            steps = {each: step for each, step in every if step < STEPS}
+        for number, each in enumerate(chosen_among, 1):
             # All are multiplied while one returns, so that a part of its weight is a whole number.
             each.weight = each.backend.weight * (steps.get(each, STEPS) if steps else 1)
-        return (
-            now
-            + min(
-                (step * self.slow_start / STEPS - _seconds_back(each, now))
-                for each, step in steps.items()
-            )
-            if steps
-            else math.inf
-        )
+            if number % CHUNK == 0:
+                pause()
+        step_time = self.slow_start / STEPS
+        nexts = (step * step_time - _seconds_back(each, now) for each, step in steps.items())
+        return now + min(nexts, default=math.inf)
 
     def _step(self, candidate: Candidate, now: float) -> int:
         """Return how far it has returned: from 1 to `STEPS`."""
@@ -98,8 +98,3 @@ def _seconds_back(candidate: Candidate, now: float) -> float:
     ejection_end = candidate.record.until if candidate.record else -math.inf
     found_well = candidate.healthy_since if candidate.healthy_since is not None else -math.inf
     return now - max(ejection_end, found_well)
-
-
-def is_available(candidate: Candidate, now: float) -> bool:
-    """Whether it deserves requests: neither ejected nor found unhealthy by a check."""
-    return candidate.is_healthy is not False and not is_ejected(candidate, now)

@@ -184,16 +184,17 @@ class BalancerMachine(RuleBasedStateMachine):
         lease.__exit__(type(error), error, None)
         if self.is_ejected(address):
             known.in_a_row = 0
-        elif known.in_a_row >= LIMIT and len(listed) < most:
+        elif known.in_a_row >= LIMIT and len(listed) < most and address in self.listed:
             self.eject(address)
 
     def eject(self, address: str) -> None:
         known, now = self.known[address], self.clock.now
         stayed = int((now - known.ejected_until) / BASE) if known.ejections else 0
         known.ejections = max(0, known.ejections - stayed) + 1
+        known.ejections = min(known.ejections, math.ceil(LONGEST / BASE))
         known.in_a_row = 0
         # How long is partly chance, and of one that is not listed `explain` does not tell.
-        record = self.balancer._building._roster.known(Backend(address)).record
+        record = self.balancer._builder._registry.get_or_create(Backend(address)).record
         assert record is not None
         assert 1 <= (record.until - now) / min(BASE * known.ejections, LONGEST) <= 1.1
         known.ejected_until = record.until

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import socket
 import ssl
+import urllib.error
 
 import aiohttp
 import httpx
@@ -27,6 +28,10 @@ REQUEST = httpx.Request("GET", "http://h")
         aiohttp.ConnectionTimeoutError(),
         httpx.ConnectError("refused"),
         httpx.ConnectTimeout("too late"),
+        OSError("Multiple exceptions: [Errno 111] Connect call failed, [Errno 111] ..."),
+        OSError("All connection attempts failed"),
+        urllib.error.URLError(ConnectionRefusedError()),
+        ExceptionGroup("both", [ConnectionRefusedError(), ConnectionRefusedError()]),
     ],
     ids=repr,
 )
@@ -50,6 +55,7 @@ def test_a_backend_that_cannot_be_reached_is_one_to_ask_the_source_about(
         httpx.ReadTimeout("too late"),
         httpx.RemoteProtocolError("disconnected"),
         httpx.ReadError("reset"),
+        ExceptionGroup("both", [ConnectionResetError(), TimeoutError()]),
     ],
     ids=repr,
 )
@@ -68,6 +74,9 @@ def test_what_breaks_off_is_a_failure_of_the_backend(error: BaseException) -> No
         PermissionError("mine, too"),
         OSError(errno.EMFILE, "too many open files"),
         EOFError(),
+        OSError("of my own"),
+        urllib.error.URLError("unknown url type: ftp"),
+        ExceptionGroup("one is mine", [ConnectionResetError(), ValueError()]),
         httpx.PoolTimeout("my own limit"),
         httpx.UnsupportedProtocol("ftp"),
         httpx.LocalProtocolError("my header"),

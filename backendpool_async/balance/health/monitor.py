@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from backendpool_async.balance.health.rounds import CandidateOf, Changed, Rounds
+from backendpool_async.balance.health.check_runner import CandidateOf, Changed, CheckRunner
 from backendpool_async.balance.health.settings import HealthChecks
 from backendpool_async.balance.subset import Subset
 from backendpool_async.live import LiveList
@@ -23,7 +23,7 @@ class HealthMonitor:
     what is due when goes by the time of the event loop.
     """
 
-    __slots__ = ("_candidate_of", "_changed", "_checks", "_clock", "_pool", "_rounds", "_subset")
+    __slots__ = ("_candidate_of", "_changed", "_checks", "_clock", "_pool", "_runner", "_subset")
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class HealthMonitor:
         self._changed = changed
         self._clock = clock
         self._subset = subset
-        self._rounds: Rounds | None = None
+        self._runner: CheckRunner | None = None
 
     def start(self) -> None:
         """Check from now on; nothing happens when it does already.
@@ -49,9 +49,9 @@ class HealthMonitor:
         the first results. Raises RuntimeError without a running event loop, when it runs on
         another one, and while it is being closed.
         """
-        rounds = self._current_rounds()
-        if rounds is None:
-            self._rounds = Rounds(
+        runner = self._current_runner()
+        if runner is None:
+            self._runner = CheckRunner(
                 self._checks,
                 self._pool,
                 self._candidate_of,
@@ -59,7 +59,7 @@ class HealthMonitor:
                 self._clock,
                 self._subset,
             )
-        elif rounds.stopping:
+        elif runner.stopping:
             raise RuntimeError("the health checks are being closed; await aclose() first")
 
     async def aclose(self) -> None:
@@ -69,15 +69,15 @@ class HealthMonitor:
         swallows its cancellation is given up after `timeout`. Raises RuntimeError when it runs on
         another event loop.
         """
-        rounds = self._current_rounds()
-        if rounds is not None:
-            await rounds.stop()
+        runner = self._current_runner()
+        if runner is not None:
+            await runner.stop()
 
-    def _current_rounds(self) -> Rounds | None:
-        loop, rounds = asyncio.get_running_loop(), self._rounds
-        if rounds is None or rounds.is_lost or rounds.task.done():
-            self._rounds = None
+    def _current_runner(self) -> CheckRunner | None:
+        loop, runner = asyncio.get_running_loop(), self._runner
+        if runner is None or runner.is_lost or runner.task.done():
+            self._runner = None
             return None
-        if rounds.loop is not loop:
+        if runner.loop is not loop:
             raise RuntimeError("the health checks run on another event loop; close them there")
-        return rounds
+        return runner

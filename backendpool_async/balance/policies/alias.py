@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backendpool_async.balance.policies.pauses import CHUNK, collected, pause
+from backendpool_async.balance.pauses import CHUNK, collected, pause
 
 
 def alias_table(weights: Sequence[int]) -> tuple[list[float], list[int]]:

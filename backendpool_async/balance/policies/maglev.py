@@ -10,8 +10,8 @@ from typing import Final
 from zlib import crc32
 
 from backendpool_async.balance.candidate import Candidate
+from backendpool_async.balance.pauses import CHUNK, collected
 from backendpool_async.balance.policies.maglev_table import maglev_table
-from backendpool_async.balance.policies.pauses import CHUNK, collected
 from backendpool_async.balance.policies.primes import PRIMES, is_prime
 from backendpool_async.balance.policy import Chooser
 

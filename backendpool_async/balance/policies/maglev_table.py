@@ -9,7 +9,7 @@ from hashlib import blake2b
 from itertools import cycle, islice
 from typing import Final
 
-from backendpool_async.balance.policies.pauses import CHUNK, collected, pause
+from backendpool_async.balance.pauses import CHUNK, collected, pause
 
 # So many looks at a slot take less than a millisecond.
 _LOOKS: Final = 4 * CHUNK

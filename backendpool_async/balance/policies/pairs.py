@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 from backendpool_async.balance.candidate import Candidate
-from backendpool_async.balance.policies.pauses import collected
+from backendpool_async.balance.pauses import collected
 
 Draw = Callable[[], tuple[Candidate, Candidate]]
 

@@ -10,7 +10,7 @@ from itertools import repeat
 from math import exp
 from typing import Final
 
-from backendpool_async.balance.candidate import Candidate
+from backendpool_async.balance.candidate import NO_LEASES, Candidate
 from backendpool_async.balance.policies.pairs import uniform_pairs, weighted_pairs
 from backendpool_async.balance.policy import Chooser, Unkeyed
 from backendpool_async.keywords import seconds as checked_seconds
@@ -52,6 +52,10 @@ class PeakEwma:
         self._decay = checked_seconds("decay", decay)
         self._random = random.random if rng is None else rng.random
         self._clock = clock
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Begin anew in a forked child: a thread that held the lock is not in it."""
         # One that may be taken twice: a lease can end in a finalizer, anywhere.
         self._lock = threading.RLock()
 
@@ -86,7 +90,7 @@ class PeakEwma:
         0 for a backend without a measurement and without a request, a penalty of 39 hours while it
         has one.
         """
-        pending = len(candidate._leases)
+        pending = len(candidate._leases) - NO_LEASES
         peak: tuple[float, float] | None = candidate.peak
         if peak is not None:
             seconds, then = peak

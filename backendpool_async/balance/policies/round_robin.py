@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 
 from backendpool_async.balance.candidate import Candidate
-from backendpool_async.balance.policies.pauses import collected
+from backendpool_async.balance.pauses import collected
 from backendpool_async.balance.policies.smooth import smooth_sequence
 from backendpool_async.balance.policy import Chooser, Unkeyed
 

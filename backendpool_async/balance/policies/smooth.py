@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
 from typing import Final
 
-from backendpool_async.balance.policies.pauses import collected
+from backendpool_async.balance.pauses import collected
 
 _ENTRIES_EACH: Final = 16
 _ENTRIES_AT_LEAST: Final = 1024

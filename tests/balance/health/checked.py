@@ -11,8 +11,8 @@ from typing import Any
 
 from backendpool_async import Backend, BackendPool
 from backendpool_async.balance.candidate import Candidate
+from backendpool_async.balance.candidate_registry import CandidateRegistry
 from backendpool_async.balance.health import Check, HealthChecks, HealthMonitor
-from backendpool_async.balance.roster import Roster
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 WELL = None
@@ -81,17 +81,17 @@ class Ward:
         self.pool = pool or BackendPool.static(backends)
         self.said: list[str] = []
         self.now = 0.0
-        self._roster = Roster(600)
+        self._registry = CandidateRegistry(600)
         self.monitor = HealthMonitor(
             HealthChecks(check, **settings),
             self.pool,
-            self._roster.known,
+            self._registry.get_or_create,
             lambda _level, said: self.said.append(said),
             clock=lambda: self.now,
         )
 
     def known(self, backend: str) -> Candidate:
-        return self._roster.known(Backend(backend))
+        return self._registry.get_or_create(Backend(backend))
 
     def verdicts(self, *backends: str) -> list[bool | None]:
         return [self.known(backend).is_healthy for backend in backends]

@@ -16,7 +16,7 @@ from backendpool_async import Backend
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-class Patient:
+class CheckedBackend:
     """An HTTP server that answers with a `status`, after a `delay`; what it was sent is kept."""
 
     def __init__(self) -> None:
@@ -38,16 +38,16 @@ class Patient:
 @asynccontextmanager
 async def http_server(
     host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
-) -> AsyncIterator[Patient]:
-    patient = Patient()
+) -> AsyncIterator[CheckedBackend]:
+    checked = CheckedBackend()
     application = web.Application()
-    application.router.add_route("*", "/{path:.*}", patient.answer)
+    application.router.add_route("*", "/{path:.*}", checked.answer)
     runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, 0, ssl_context=tls).start()
-        patient.backend = backend_at(runner.addresses[0])
-        yield patient
+        checked.backend = backend_at(runner.addresses[0])
+        yield checked
     finally:
         await runner.cleanup()
 

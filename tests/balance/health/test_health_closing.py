@@ -19,10 +19,10 @@ virtual = pytest.mark.virtual_time
 @virtual
 async def test_starting_twice_checks_once() -> None:
     check = Checkup()
-    async with ward(check, A) as patients:
-        patients.monitor.start()
+    async with ward(check, A) as monitored:
+        monitored.monitor.start()
         await soon()
-        patients.monitor.start()
+        monitored.monitor.start()
         await soon()
         assert len(others()) == 1
         assert len(check.seen) == 1
@@ -32,28 +32,28 @@ async def test_starting_twice_checks_once() -> None:
 async def test_closing_ends_the_checks_under_way_and_leaves_nothing() -> None:
     check = Checkup()
     check.will = {A: HANGS, B: 1.0}
-    async with ward(check, A, B) as patients:
+    async with ward(check, A, B) as monitored:
         await asyncio.sleep(0.5)
-        await patients.monitor.aclose()
+        await monitored.monitor.aclose()
         assert asyncio.get_running_loop().time() == 0.5
         assert not others()
         assert check.cancellations == 2
         assert check.closings == 1
-        assert patients.pool._wakers == {}
+        assert monitored.pool._wakers == {}
         await asyncio.sleep(100)
         assert len(check.seen) == 2
-        assert patients.said == []
+        assert monitored.said == []
 
 
 @virtual
 async def test_closing_twice_or_unstarted_does_no_harm() -> None:
     check = Checkup()
-    patients = Ward(check, A)
-    await patients.monitor.aclose()
+    monitored = Ward(check, A)
+    await monitored.monitor.aclose()
     assert check.closings == 0
-    patients.monitor.start()
-    await asyncio.gather(patients.monitor.aclose(), patients.monitor.aclose())
-    await patients.monitor.aclose()
+    monitored.monitor.start()
+    await asyncio.gather(monitored.monitor.aclose(), monitored.monitor.aclose())
+    await monitored.monitor.aclose()
     assert check.closings == 1
     assert not others()
 
@@ -62,17 +62,17 @@ async def test_closing_twice_or_unstarted_does_no_harm() -> None:
 async def test_the_verdicts_outlive_the_checks_until_the_first_new_result() -> None:
     check = Checkup()
     check.will[A] = SICK
-    async with ward(check, A) as patients:
+    async with ward(check, A) as monitored:
         await soon()
-        await patients.monitor.aclose()
-        assert patients.verdicts(A) == [False]
+        await monitored.monitor.aclose()
+        assert monitored.verdicts(A) == [False]
         check.will[A] = 1.0
-        patients.monitor.start()
+        monitored.monitor.start()
         await soon()
-        assert patients.verdicts(A) == [False]
+        assert monitored.verdicts(A) == [False]
         await asyncio.sleep(1.1)
-        assert patients.verdicts(A) == [True]
-        assert patients.said[-1] == f"{A} is healthy again"
+        assert monitored.verdicts(A) == [True]
+        assert monitored.said[-1] == f"{A} is healthy again"
 
 
 @virtual
@@ -81,9 +81,9 @@ async def test_a_check_that_swallows_cancellation_is_given_up_with_a_warning(
 ) -> None:
     check = Checkup()
     check.will[A] = DEAF
-    async with ward(check, A, timeout=2) as patients:
+    async with ward(check, A, timeout=2) as monitored:
         await asyncio.sleep(1)
-        await patients.monitor.aclose()
+        await monitored.monitor.aclose()
         assert asyncio.get_running_loop().time() == 3
         (record,) = caplog.records
         assert record.levelno == logging.WARNING
@@ -93,7 +93,7 @@ async def test_a_check_that_swallows_cancellation_is_given_up_with_a_warning(
         check.released.set()
         await soon()
         assert not others()
-        assert patients.verdicts(A) == [None]
+        assert monitored.verdicts(A) == [None]
 
 
 @virtual
@@ -102,10 +102,10 @@ async def test_a_check_that_was_given_up_before_is_not_warned_of_again(
 ) -> None:
     check = Checkup()
     check.will[A] = DEAF
-    async with ward(check, A, timeout=2) as patients:
+    async with ward(check, A, timeout=2) as monitored:
         await asyncio.sleep(100)
         assert len(caplog.records) == 1
-        await patients.monitor.aclose()
+        await monitored.monitor.aclose()
         assert len(caplog.records) == 1
         check.released.set()
         await soon()
@@ -151,9 +151,9 @@ async def test_a_check_need_not_be_closable() -> None:
         async def check(self, backend: Backend) -> None:
             """It is well."""
 
-    async with ward(Plain(), A) as patients:
+    async with ward(Plain(), A) as monitored:
         await soon()
-        assert patients.verdicts(A) == [True]
+        assert monitored.verdicts(A) == [True]
     assert not others()
 
 
@@ -161,24 +161,24 @@ async def test_a_check_need_not_be_closable() -> None:
 async def test_starting_while_it_is_being_closed_is_refused() -> None:
     check = Checkup()
     check.will[A] = DEAF
-    async with ward(check, A) as patients:
+    async with ward(check, A) as monitored:
         await soon()
-        closing = asyncio.ensure_future(patients.monitor.aclose())
+        closing = asyncio.ensure_future(monitored.monitor.aclose())
         await soon()
         with pytest.raises(RuntimeError, match="being closed"):
-            patients.monitor.start()
+            monitored.monitor.start()
         check.released.set()
         await closing
-        patients.monitor.start()
+        monitored.monitor.start()
 
 
 @virtual
 async def test_who_waits_for_the_close_can_be_cancelled_and_the_close_goes_on() -> None:
     check = Checkup()
     check.will[A] = DEAF
-    async with ward(check, A) as patients:
+    async with ward(check, A) as monitored:
         await soon()
-        closing = asyncio.ensure_future(patients.monitor.aclose())
+        closing = asyncio.ensure_future(monitored.monitor.aclose())
         await soon()
         closing.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -192,27 +192,27 @@ async def test_who_waits_for_the_close_can_be_cancelled_and_the_close_goes_on() 
 def test_a_loop_that_ends_without_a_close_ends_the_checks_too() -> None:
     check = Checkup()
     check.will = {A: HANGS, B: SICK}
-    patients = Ward(check, A, B)
+    monitored = Ward(check, A, B)
 
     async def main() -> None:
-        patients.monitor.start()
+        monitored.monitor.start()
         await soon()
 
     asyncio.run(main())
     assert check.closings == 1
     assert check.cancellations == 1
-    assert patients.verdicts(A, B) == [None, False]
-    assert patients.pool._wakers == {}
+    assert monitored.verdicts(A, B) == [None, False]
+    assert monitored.pool._wakers == {}
 
 
 def test_it_can_be_started_again_on_another_loop() -> None:
     check = Checkup()
-    patients = Ward(check, A)
+    monitored = Ward(check, A)
 
     async def main() -> None:
-        patients.monitor.start()
+        monitored.monitor.start()
         await soon()
-        await patients.monitor.aclose()
+        await monitored.monitor.aclose()
 
     asyncio.run(main())
     asyncio.run(main())
@@ -224,70 +224,70 @@ def test_a_loop_that_is_closed_under_it_is_forgotten(
 ) -> None:
     check = Checkup()
     check.will[A] = HANGS
-    patients = Ward(check, A)
+    monitored = Ward(check, A)
 
     async def main() -> None:
-        patients.monitor.start()
+        monitored.monitor.start()
         await soon()
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(main())
     loop.close()
     del loop
-    patients.pool.update([A, B])
-    assert patients.pool._wakers == {}
+    monitored.pool.update([A, B])
+    assert monitored.pool._wakers == {}
     check.will.clear()
     check.running.clear()
 
     async def again() -> None:
-        await patients.monitor.aclose()
-        patients.monitor.start()
+        await monitored.monitor.aclose()
+        monitored.monitor.start()
         await soon()
-        await patients.monitor.aclose()
+        await monitored.monitor.aclose()
 
     asyncio.run(again())
     gc.collect()
-    assert patients.verdicts(A, B) == [True, True]
-    assert patients.said == []
+    assert monitored.verdicts(A, B) == [True, True]
+    assert monitored.said == []
     assert capsys.readouterr().err == ""
     assert not recwarn.list
 
 
 def test_on_another_loop_than_its_own_it_is_refused() -> None:
-    patients = Ward(Checkup(), A)
+    monitored = Ward(Checkup(), A)
 
     async def use() -> None:
         with pytest.raises(RuntimeError, match="another event loop"):
-            patients.monitor.start()
+            monitored.monitor.start()
         with pytest.raises(RuntimeError, match="another event loop"):
-            await patients.monitor.aclose()
+            await monitored.monitor.aclose()
 
     async def main() -> None:
-        patients.monitor.start()
+        monitored.monitor.start()
         await soon()
 
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         loop.run_until_complete(main())
         asyncio.run(use())
-        loop.run_until_complete(patients.monitor.aclose())
+        loop.run_until_complete(monitored.monitor.aclose())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 async def test_a_forked_child_can_start_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     check = Checkup()
-    async with ward(check, A) as patients:
+    async with ward(check, A) as monitored:
         await soon()
-        rounds = patients.monitor._rounds
-        assert rounds is not None
+        runner = monitored.monitor._runner
+        assert runner is not None
         with monkeypatch.context() as child:
             # As if: a real fork would take the loop of pytest with it.
             child.setattr(os, "getpid", lambda: -1)
-            assert rounds.is_lost
-            assert patients.monitor._current_rounds() is None
-        patients.monitor._rounds = rounds
+            assert runner.is_lost
+            assert monitored.monitor._current_runner() is None
+        monitored.monitor._runner = runner
 
 
 async def test_without_a_loop_it_does_not_start() -> None:
-    patients = Ward(Checkup(), A)
+    monitored = Ward(Checkup(), A)
     with pytest.raises(RuntimeError, match="no running event loop"):
-        await asyncio.to_thread(patients.monitor.start)
+        await asyncio.to_thread(monitored.monitor.start)

@@ -15,51 +15,51 @@ pytestmark = pytest.mark.virtual_time
 
 async def test_a_backend_that_comes_is_checked_at_once() -> None:
     check = Checkup()
-    async with ward(check, A) as patients:
+    async with ward(check, A) as monitored:
         await asyncio.sleep(3)
-        patients.pool.update([A, B])
+        monitored.pool.update([A, B])
         await soon()
         assert check.times[B] == [3]
         assert len(check.times[A]) == 1
 
 
-async def test_a_backend_that_leaves_is_checked_no_more_and_its_verdict_is_forgotten() -> None:
+async def test_a_backend_that_leaves_is_checked_no_more_and_its_verdict_stays() -> None:
     check = Checkup()
     check.will[A] = SICK
-    async with ward(check, A, B) as patients:
+    async with ward(check, A, B) as monitored:
         await soon()
-        patients.pool.update([B])
+        monitored.pool.update([B])
         await soon()
-        assert patients.verdicts(A, B) == [None, True]
+        assert monitored.verdicts(A, B) == [False, True]
         await asyncio.sleep(100)
         assert len(check.times[A]) == 1
-        assert patients.verdicts(A) == [None]
-        assert len(patients.said) == 1
+        assert monitored.verdicts(A) == [False]
+        assert len(monitored.said) == 1
 
 
 async def test_the_check_of_a_backend_that_leaves_is_cancelled() -> None:
     check = Checkup()
     check.will[A] = HANGS
-    async with ward(check, A, B) as patients:
+    async with ward(check, A, B) as monitored:
         await asyncio.sleep(1)
-        patients.pool.update([B])
+        monitored.pool.update([B])
         await soon()
         assert check.cancellations == 1
         await asyncio.sleep(5)
-        assert patients.said == []
+        assert monitored.said == []
 
 
 async def test_a_backend_that_comes_back_is_checked_at_once_and_the_result_decides() -> None:
     check = Checkup()
-    async with ward(check, A, fall=3) as patients:
+    async with ward(check, A, fall=3) as monitored:
         await asyncio.sleep(1)
-        patients.pool.update([])
+        monitored.pool.update([])
         await asyncio.sleep(1)
         check.will[A] = SICK
-        patients.pool.update([A])
+        monitored.pool.update([A])
         await soon()
         assert check.times[A] == [0, 2]
-        assert patients.verdicts(A) == [False]
+        assert monitored.verdicts(A) == [False]
         await asyncio.sleep(200)
         # What was due from before it left does not add to it.
         assert 18 <= len(check.times[A]) <= 24
@@ -68,26 +68,26 @@ async def test_a_backend_that_comes_back_is_checked_at_once_and_the_result_decid
 async def test_a_backend_that_comes_back_is_not_checked_twice_at_once() -> None:
     check = Checkup()
     check.will[A] = DEAF
-    async with ward(check, A, timeout=2) as patients:
+    async with ward(check, A, timeout=2) as monitored:
         await asyncio.sleep(1)
         for _ in range(5):
-            patients.pool.update([])
+            monitored.pool.update([])
             await asyncio.sleep(1)
-            patients.pool.update([A])
+            monitored.pool.update([A])
             await asyncio.sleep(1)
         assert len(check.times[A]) == 1
         check.will[A] = WELL
         check.released.set()
         await soon()
         assert len(check.times[A]) == 2
-        assert patients.verdicts(A) == [True]
+        assert monitored.verdicts(A) == [True]
 
 
 async def test_the_check_is_given_the_attributes_that_the_backend_has_by_now() -> None:
     check = Checkup()
-    async with ward(check, A) as patients:
+    async with ward(check, A) as monitored:
         await soon()
-        patients.pool.update([Backend(A, weight=3, zone="b")])
+        monitored.pool.update([Backend(A, weight=3, zone="b")])
         await asyncio.sleep(12)
         assert check.seen[-1].weight == 3
         assert check.seen[-1].zone == "b"
@@ -96,25 +96,25 @@ async def test_the_check_is_given_the_attributes_that_the_backend_has_by_now() -
 
 async def test_a_refresh_without_a_change_checks_nothing() -> None:
     check = Checkup()
-    async with ward(check, A, B) as patients:
+    async with ward(check, A, B) as monitored:
         await soon()
-        patients.pool.update([B, A])
+        monitored.pool.update([B, A])
         await soon()
         assert len(check.seen) == 2
 
 
 async def test_a_pool_that_is_closed_and_started_again_is_followed_on() -> None:
     check = Checkup()
-    async with ward(check, A) as patients:
-        await patients.pool.start()
-        await patients.pool.aclose()
+    async with ward(check, A) as monitored:
+        await monitored.pool.start()
+        await monitored.pool.aclose()
         await asyncio.sleep(100)
         assert len(check.times[A]) > 8
-        await patients.pool.start()
-        patients.pool.update([C])
+        await monitored.pool.start()
+        monitored.pool.update([C])
         await soon()
         assert len(check.times[C]) == 1
-        await patients.pool.aclose()
+        await monitored.pool.aclose()
 
 
 async def test_what_a_source_answers_is_followed() -> None:

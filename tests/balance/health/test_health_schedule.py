@@ -51,9 +51,9 @@ async def test_a_slow_check_does_not_delay_the_next_one() -> None:
 async def test_a_check_that_takes_longer_than_the_interval_is_followed_by_the_next() -> None:
     check = Checkup()
     check.will[A] = 3.0
-    async with ward(check, A, interval=1, timeout=5) as patients:
+    async with ward(check, A, interval=1, timeout=5) as monitored:
         await asyncio.sleep(30.5)
-        assert patients.verdicts(A) == [True]
+        assert monitored.verdicts(A) == [True]
     assert len(check.times[A]) == 11
 
 

@@ -169,17 +169,17 @@ async def test_a_server_turns_sick_slow_and_well_again() -> None:
     async with http_server() as server:
         backend = server.backend
         settings: dict[str, Any] = {"interval": 0.03, "timeout": 0.1, "fall": 2, "rise": 2}
-        async with ward(HttpCheck("/health"), backend, **settings) as patients:
-            await until(lambda: patients.verdicts(backend) == [True])
+        async with ward(HttpCheck("/health"), backend, **settings) as monitored:
+            await until(lambda: monitored.verdicts(backend) == [True])
             server.status = 503
-            await until(lambda: patients.verdicts(backend) == [False])
+            await until(lambda: monitored.verdicts(backend) == [False])
             server.status = 200
-            await until(lambda: patients.verdicts(backend) == [True])
+            await until(lambda: monitored.verdicts(backend) == [True])
             server.delay = 10.0
-            await until(lambda: patients.verdicts(backend) == [False])
+            await until(lambda: monitored.verdicts(backend) == [False])
             server.delay = 0.0
-            await until(lambda: patients.verdicts(backend) == [True])
-        assert patients.said == [
+            await until(lambda: monitored.verdicts(backend) == [True])
+        assert monitored.said == [
             f"{backend} is unhealthy: status 503",
             f"{backend} is healthy again",
             f"{backend} is unhealthy: no answer within 0.1 s",

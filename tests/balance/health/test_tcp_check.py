@@ -91,9 +91,9 @@ async def test_what_never_answers_is_given_up_in_time() -> None:
             for each in waiting:
                 each.setblocking(False)
                 each.connect_ex(address)
-            async with ward(TcpCheck(), f"127.0.0.1:{address[1]}", timeout=0.1) as patients:
-                await until(lambda: patients.said)
-                assert str(patients.said[0]).endswith("is unhealthy: no answer within 0.1 s")
+            async with ward(TcpCheck(), f"127.0.0.1:{address[1]}", timeout=0.1) as monitored:
+                await until(lambda: monitored.said)
+                assert str(monitored.said[0]).endswith("is unhealthy: no answer within 0.1 s")
         finally:
             for each in waiting:
                 each.close()
@@ -102,15 +102,15 @@ async def test_what_never_answers_is_given_up_in_time() -> None:
 async def test_a_server_that_goes_and_comes_back_is_seen_to() -> None:
     async with tcp_server(silent) as backend:
         keywords = {"interval": 0.05, "fall": 2, "rise": 2, "timeout": 1.0}
-        async with ward(TcpCheck(), backend, **keywords) as patients:
-            await until(lambda: patients.verdicts(backend) == [True])
-            check = patients.monitor._checks.check
+        async with ward(TcpCheck(), backend, **keywords) as monitored:
+            await until(lambda: monitored.verdicts(backend) == [True])
+            check = monitored.monitor._checks.check
             assert isinstance(check, TcpCheck)
             check._port = 1
-            await until(lambda: patients.verdicts(backend) == [False])
+            await until(lambda: monitored.verdicts(backend) == [False])
             check._port = None
-            await until(lambda: patients.verdicts(backend) == [True])
-            assert len(patients.said) == 2
+            await until(lambda: monitored.verdicts(backend) == [True])
+            assert len(monitored.said) == 2
 
 
 @pytest.mark.parametrize(

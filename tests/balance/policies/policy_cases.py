@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from backendpool_async import Backend
-from backendpool_async.balance.candidate import Candidate
+from backendpool_async.balance.candidate import NO_LEASES, Candidate
 from backendpool_async.balance.policy import Policy
 
 
@@ -19,7 +19,7 @@ def candidates(*weights: int) -> list[Candidate]:
 
 
 def busy(candidate: Candidate, requests: int) -> None:
-    candidate._leases[:] = [None] * requests
+    candidate._leases[:] = [None] * (NO_LEASES + requests)
 
 
 def counts(policy: Policy, among: Sequence[Candidate], times: int) -> Counter[Candidate]:

@@ -7,9 +7,9 @@ import pytest
 from policy_cases import busy, candidates, counts, fits
 
 from backendpool_async.balance.candidate import Candidate
+from backendpool_async.balance.outcomes import ObservingPolicy
 from backendpool_async.balance.policies import PeakEwma
 from backendpool_async.balance.policies.peak_ewma import PENALTY
-from backendpool_async.balance.scores import ObservingPolicy
 
 
 class Clock:

@@ -12,9 +12,9 @@ from typing import Final
 from backendpool_async.backend import Backend
 from backendpool_async.balance.candidate import Candidate, LastFailure
 from backendpool_async.balance.health.check import ClosableCheck
-from backendpool_async.balance.health.patient import Patient, Timetable
+from backendpool_async.balance.health.check_run import CheckRun
+from backendpool_async.balance.health.checked_backend import CheckedBackend, DueQueue
 from backendpool_async.balance.health.settings import HealthChecks
-from backendpool_async.balance.health.visit import Visit
 from backendpool_async.balance.subset import Subset
 from backendpool_async.errors import describe
 from backendpool_async.flight import leave_quietly
@@ -31,7 +31,7 @@ CandidateOf = Callable[[Backend], Candidate]
 Changed = Callable[[int, str], None]
 
 
-class Rounds:
+class CheckRunner:
     """Follows the list and checks who is due, until it is stopped.
 
     Also when something other than `stop` cancels its task, it ends what is under way.
@@ -52,11 +52,11 @@ class Rounds:
         self._candidate_of = candidate_of
         self._changed = changed
         self._clock = clock
-        self._patients: dict[Backend, Patient] = {}
-        self._timetable = Timetable()
+        self._checked: dict[Backend, CheckedBackend] = {}
+        self._due = DueQueue()
         # By address, so that one which comes back is not checked twice at once.
-        self._visits: dict[Backend, Visit] = {}
-        self._under_way: set[Visit] = set()
+        self._runs: dict[Backend, CheckRun] = {}
+        self._under_way: set[CheckRun] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._pid = os.getpid()
@@ -84,7 +84,7 @@ class Rounds:
         try:
             while not self.stopping:
                 self._woken.clear()
-                await self._take_up(self._listed())
+                await self._sync_with_list(self._listed())
                 await self._woken.wait()
         except asyncio.CancelledError:
             # Not `finally`: a task that is collected with its closed loop cannot await any more.
@@ -103,33 +103,32 @@ class Rounds:
             # The loop was closed under it.
             self._pool._remove_waker(self._wake)
 
-    async def _take_up(self, backends: Sequence[Backend]) -> None:
-        for gone in self._patients.keys() - set(backends):
-            self._strike_off(gone)
+    async def _sync_with_list(self, backends: Sequence[Backend]) -> None:
+        for gone in self._checked.keys() - set(backends):
+            self._remove(gone)
         for number, backend in enumerate(backends, 1):
-            patient = self._patients.get(backend)
-            if patient is None:
-                self._enrol(backend)
+            checked = self._checked.get(backend)
+            if checked is None:
+                self._add(backend)
             else:
                 # The address is the same, its attributes may be others.
-                patient.backend = backend
+                checked.backend = backend
             if number % _AT_A_STRETCH == 0:
                 self._begin_due(self.loop.time())
                 await asyncio.sleep(0)
         self._begin_due(self.loop.time())
 
-    def _enrol(self, backend: Backend) -> None:
-        patient = self._patients[backend] = Patient(backend, self.loop.time())
+    def _add(self, backend: Backend) -> None:
+        checked = self._checked[backend] = CheckedBackend(backend, self.loop.time())
         # An earlier check of the same address may take its time to end; this one is due then.
-        if backend not in self._visits:
-            self._timetable.add(patient)
+        if backend not in self._runs:
+            self._due.add(checked)
 
-    def _strike_off(self, backend: Backend) -> None:
-        self._patients.pop(backend).is_listed = False
-        self._candidate_of(backend).is_healthy = None
-        visit = self._visits.get(backend)
-        if visit is not None:
-            visit.cancel()
+    def _remove(self, backend: Backend) -> None:
+        self._checked.pop(backend).is_listed = False
+        run = self._runs.get(backend)
+        if run is not None:
+            run.cancel()
 
     def _begin_due(self, now: float) -> None:
         for _ in range(_AT_A_TURN):
@@ -137,11 +136,11 @@ class Rounds:
                 # Whatever ends next begins the next.
                 self._set_timer(math.inf)
                 return
-            patient = self._timetable.pop(now)
-            if patient is None:
+            checked = self._due.pop(now)
+            if checked is None:
                 break
-            self._begin(patient, now)
-        self._set_timer(self._timetable.next_due)
+            self._begin(checked, now)
+        self._set_timer(self._due.next_due)
 
     def _set_timer(self, at: float) -> None:
         if at == self._timer_at:
@@ -157,25 +156,25 @@ class Rounds:
         self._timer_at = math.inf
         self._begin_due(now)
 
-    def _begin(self, patient: Patient, now: float) -> None:
+    def _begin(self, checked: CheckedBackend, now: float) -> None:
         interval = self._checks.interval
         # Those that are new together part after their first check.
-        window = first_poll(interval) if patient.is_healthy is None else next_poll(interval)
-        patient.due = moment(now, window)
-        visit = Visit(
-            patient, self._checks.check, self._checks.timeout, self._judge, self._on_ended
+        window = first_poll(interval) if checked.is_healthy is None else next_poll(interval)
+        checked.due = moment(now, window)
+        run = CheckRun(
+            checked, self._checks.check, self._checks.timeout, self._judge, self._on_ended
         )
-        self._visits[patient.backend] = visit
-        self._under_way.add(visit)
+        self._runs[checked.backend] = run
+        self._under_way.add(run)
 
-    def _on_ended(self, visit: Visit) -> None:
-        backend = visit.patient.backend
-        self._under_way.discard(visit)
-        if visit.task.done():
-            del self._visits[backend]
-            patient = self._patients.get(backend)
-            if patient is not None:
-                self._timetable.add(patient)
+    def _on_ended(self, run: CheckRun) -> None:
+        backend = run.checked.backend
+        self._under_way.discard(run)
+        if run.task.done():
+            del self._runs[backend]
+            checked = self._checked.get(backend)
+            if checked is not None:
+                self._due.add(checked)
         else:
             log(
                 logging.WARNING,
@@ -184,35 +183,35 @@ class Rounds:
             )
         self._begin_due(self.loop.time())
 
-    def _judge(self, patient: Patient, reason: str | None) -> None:
-        backend = patient.backend
+    def _judge(self, checked: CheckedBackend, reason: str | None) -> None:
+        backend = checked.backend
         candidate = self._candidate_of(backend)
         before = candidate.is_healthy
         if reason is None:
-            patient.passed(self._checks.rise)
+            checked.passed(self._checks.rise)
         else:
-            patient.failed(reason, self._checks.fall)
+            checked.failed(reason, self._checks.fall)
             candidate.last_failure = LastFailure(self._clock(), reason)
-        if patient.is_healthy and before is False:
+        if checked.is_healthy and before is False:
             # Before the verdict: another thread may look at both.
             candidate.healthy_since = self._clock()
-        candidate.is_healthy = patient.is_healthy
-        if patient.is_healthy and before is False:
+        candidate.is_healthy = checked.is_healthy
+        if checked.is_healthy and before is False:
             self._changed(logging.INFO, f"{backend} is healthy again")
-        elif patient.is_healthy is False and before is not False:
-            self._changed(logging.WARNING, f"{backend} is unhealthy: {patient.reason}")
+        elif checked.is_healthy is False and before is not False:
+            self._changed(logging.WARNING, f"{backend} is unhealthy: {checked.reason}")
 
     async def _release(self) -> None:
         self.stopping = True
         self._pool._remove_waker(self._wake)
         self._set_timer(math.inf)
-        visits = list(self._visits.values())
-        for visit in visits:
-            visit.cancel()
-        if visits:
-            await asyncio.wait({visit.task for visit in visits}, timeout=self._checks.timeout)
-        for visit in visits:
-            visit.give_up()
+        runs = list(self._runs.values())
+        for run in runs:
+            run.cancel()
+        if runs:
+            await asyncio.wait({run.task for run in runs}, timeout=self._checks.timeout)
+        for run in runs:
+            run.give_up()
         await self._close_check()
 
     async def _close_check(self) -> None:

@@ -8,7 +8,7 @@ import math
 from backendpool_async.backend import Backend
 
 
-class Patient:
+class CheckedBackend:
     """A backend of the list, the verdict on it, and the results in a row that speak against it."""
 
     __slots__ = ("_against", "backend", "due", "is_healthy", "is_listed", "reason")
@@ -39,27 +39,27 @@ class Patient:
             self._against = 0
 
 
-class Timetable:
-    """When each patient is due; who is no longer listed is passed over."""
+class DueQueue:
+    """When each checked is due; who is no longer listed is passed over."""
 
     __slots__ = ("_heap", "_number")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Patient]] = []
+        self._heap: list[tuple[float, int, CheckedBackend]] = []
         self._number = 0
 
-    def add(self, patient: Patient) -> None:
+    def add(self, checked: CheckedBackend) -> None:
         """Note its `due`."""
         # Of those due at the same time, the first noted is the first.
         self._number += 1
-        heapq.heappush(self._heap, (patient.due, self._number, patient))
+        heapq.heappush(self._heap, (checked.due, self._number, checked))
 
-    def pop(self, now: float) -> Patient | None:
+    def pop(self, now: float) -> CheckedBackend | None:
         """Take out and return the one that is due first, None when that is later than `now`."""
         while self.next_due <= now:
-            patient = heapq.heappop(self._heap)[2]
-            if patient.is_listed:
-                return patient
+            checked = heapq.heappop(self._heap)[2]
+            if checked.is_listed:
+                return checked
         return None
 
     @property

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from typing import Final
 
 from backendpool_async.backend import Backend
 from backendpool_async.balance.candidate import Candidate
-
-# A list of 10,000 is gone through in a thread: after so many it lets the others run.
-_AT_A_STRETCH: Final = 512
+from backendpool_async.balance.pauses import CHUNK, collected, pause
 
 
-class Roster:
+class CandidateRegistry:
     """The candidate of every address that is listed, or was until `forget_after` seconds ago."""
 
     __slots__ = ("_absent_since", "_all", "_forget_after")
@@ -23,23 +19,24 @@ class Roster:
         self._absent_since: dict[Backend, float] = {}
         self._forget_after = forget_after
 
-    def enlist(self, backends: Sequence[Backend], now: float) -> list[Candidate]:
+    def update(self, backends: Sequence[Backend], now: float) -> list[Candidate]:
         """Return the candidates of this list, in its order; who is missing in it is absent."""
         # First: who comes back after so long is not remembered.
         self._forget(now)
         listed: list[Candidate] = []
         for number, backend in enumerate(backends):
             # One and the same, whoever asks first: health checks ask for themselves.
-            candidate = self._all.get(backend) or self.known(backend)
+            candidate = self._all.get(backend) or self.get_or_create(backend)
             # The address is the same, the weight may be another.
             candidate.backend = backend
+            candidate.is_listed = True
             listed.append(candidate)
-            if number % _AT_A_STRETCH == _AT_A_STRETCH - 1:
-                time.sleep(0)
+            if number % CHUNK == CHUNK - 1:
+                pause()
         self._note_absence(set(backends), now)
         return listed
 
-    def known(self, backend: Backend) -> Candidate:
+    def get_or_create(self, backend: Backend) -> Candidate:
         """Return the candidate of an address, the same every time."""
         return self._all.setdefault(backend, Candidate(backend))
 
@@ -53,7 +50,9 @@ class Roster:
         if len(present) == len(self._all):
             self._absent_since.clear()
             return
-        for address in self._all.keys() - present:
+        absent = collected(address for address in self._all if address not in present)
+        for address in absent:
             self._absent_since.setdefault(address, now)
+            self._all[address].is_listed = False
         for address in self._absent_since.keys() & present:
             del self._absent_since[address]

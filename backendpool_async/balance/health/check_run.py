@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Callable
 
 from backendpool_async.balance.health.check import Check, reason_of
-from backendpool_async.balance.health.patient import Patient
+from backendpool_async.balance.health.checked_backend import CheckedBackend
 from backendpool_async.flight import leave_quietly
 
-Judge = Callable[[Patient, str | None], None]
+Judge = Callable[[CheckedBackend, str | None], None]
 
 
-class Visit:
-    """Checks one patient, and tells `judge` once what is wrong with it: None when it is well.
+class CheckRun:
+    """Checks one checked, and tells `judge` once what is wrong with it: None when it is well.
 
     The deadline is a failure by itself, and the check is cancelled then. One that swallows that is
     given up after another `timeout`. `ended` is called when the check is over, and when it is
@@ -26,20 +26,20 @@ class Visit:
         "_loop",
         "_timeout",
         "_timer",
+        "checked",
         "is_given_up",
-        "patient",
         "task",
     )
 
     def __init__(
         self,
-        patient: Patient,
+        checked: CheckedBackend,
         check: Check,
         timeout: float,
         judge: Judge,
-        ended: Callable[[Visit], None],
+        ended: Callable[[CheckRun], None],
     ) -> None:
-        self.patient = patient
+        self.checked = checked
         self.is_given_up: bool = False
         self._timeout = timeout
         self._judge: Judge | None = judge
@@ -66,7 +66,7 @@ class Visit:
 
     async def _run(self, check: Check) -> None:
         # Nothing is judged in here: the garbage of a closed loop ends with a GeneratorExit, too.
-        await check.check(self.patient.backend)
+        await check.check(self.checked.backend)
 
     def _on_deadline(self) -> None:
         self._give_up_later()
@@ -76,7 +76,7 @@ class Visit:
     def _tell(self, reason: str | None) -> None:
         judge, self._judge = self._judge, None
         if judge is not None:
-            judge(self.patient, reason)
+            judge(self.checked, reason)
 
     def _give_up_later(self) -> None:
         self._timer.cancel()

@@ -26,7 +26,7 @@ class ObservingPolicy(Protocol):
     def observe(self, candidate: Candidate, seconds: float, now: float) -> None: ...
 
 
-class Scores:
+class OutcomeRecorder:
     """Counts what leases report, and ejects who fails too often."""
 
     __slots__ = (
@@ -63,12 +63,13 @@ class Scores:
         self._view_changes = view_changes
         self._unreachable = unreachable
         self.changes_at: float = math.inf
-        self.renew()
+        self.reset()
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Begin anew in a forked child: whatever held a lock is not in it."""
-        # Two threads that eject at once could eject more than they may together.
-        self._ejecting = threading.Lock()
+        # Two threads that eject at once could eject more than they may together. Reentrant: the
+        # garbage collector may end a lease anywhere.
+        self._ejecting = threading.RLock()
 
     def succeeded(self, candidate: Candidate, took: float, now: float) -> None:
         """A request came to its end."""
@@ -96,7 +97,7 @@ class Scores:
         if kind is Failure.CONNECT:
             self._unreachable()
 
-    def ended_otherwise(self, candidate: Candidate, took: float, now: float) -> None:
+    def neutral(self, candidate: Candidate, took: float, now: float) -> None:
         """A request ended, and that says nothing of the backend but that it took so long."""
         if candidate.latency is None or took > candidate.latency:
             self._measure(candidate, took, now)

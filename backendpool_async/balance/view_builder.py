@@ -1,0 +1,171 @@
+"""Building the view of a balancer anew: at once, or in a thread while the old one is in use."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from backendpool_async.balance.candidate_registry import CandidateRegistry
+from backendpool_async.balance.policy import Chooser, Policy
+from backendpool_async.balance.subset import Subset
+from backendpool_async.balance.view import View, ViewRules
+from backendpool_async.errors import describe
+from backendpool_async.live import LiveList
+from backendpool_async.logs import log
+
+# So many, weighted, are prepared in some 2 ms at most.
+_AT_ONCE: Final = 128
+# Backends that fail and return all the time must not keep a processor busy: after a build in a
+# thread, so many times its duration pass before the next one, unless the list itself differs.
+_REST: Final = 5
+_LONGEST_REST: Final = 1.0
+
+Publish = Callable[[View, Chooser | None], None]
+
+
+class ViewBuilder:
+    """Builds views, one at a time, and hands each to `publish` with its chooser (None: no one).
+
+    `invalidate` never takes long. Where building does, it goes on in a thread; else, and when
+    there is no view to use meanwhile, `expire` is called, and whoever chooses next calls
+    `rebuild_if_stale`.
+    """
+
+    def __init__(
+        self,
+        pool: LiveList,
+        policy: Policy,
+        registry: CandidateRegistry,
+        rules: ViewRules,
+        subset: Subset | None,
+        clock: Callable[[], float],
+        *,
+        publish: Publish,
+        expire: Callable[[], None],
+    ) -> None:
+        self._pool = pool
+        self._policy = policy
+        self._registry = registry
+        self._rules = rules
+        self._subset = subset
+        self._clock = clock
+        self._publish = publish
+        self._expire = expire
+        self._prepares_slowly = bool(getattr(policy, "prepares_slowly", False))
+        self._has_choice = False
+        self._generation = pool.snapshot.generation
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, also in a forked child: whatever held a lock or built is not in it."""
+        # Reentrant: a signal handler, a log handler or the garbage collector may come back here.
+        self._deciding = threading.RLock()
+        self._one_at_a_time = threading.RLock()
+        self._list_differs = threading.Event()
+        self._is_stale = True
+        self._is_aside = False
+        self._thread: threading.Thread | None = None
+
+    def on_pool_change(self) -> None:
+        """Build anew if the list is another one than when this was called last."""
+        # A pool wakes its wakers when it is closed, too.
+        generation = self._pool.snapshot.generation
+        if generation != self._generation:
+            self._generation = generation
+            self._list_differs.set()
+            self.invalidate()
+
+    def invalidate(self) -> None:
+        """Build anew: the list, what is available of it, or a weight differs."""
+        with self._deciding:
+            self._is_stale = True
+            if self._is_aside:
+                return
+            self._is_aside = self.takes_long
+            if not self._is_aside or not self._has_choice:
+                self._expire()
+            if not self._is_aside:
+                return
+        # Not under the lock: whatever this allocates may let the garbage collector come back.
+        thread = threading.Thread(target=self._build_aside, name="backendpool", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The process has as many threads as it may: whoever chooses next builds.
+            with self._deciding:
+                self._is_aside = False
+                self._expire()
+        else:
+            self._thread = thread
+
+    def rebuild_if_stale(self) -> None:
+        """Build at once, or wait for the thread that does; raises what the policy raises."""
+        with self._one_at_a_time:
+            with self._deciding:
+                if not self._is_stale:
+                    return
+                self._is_stale = False
+            try:
+                self._build()
+            except BaseException:
+                with self._deciding:
+                    self._is_stale = True
+                raise
+            with self._deciding:
+                # What changed meanwhile was told before this view was handed out.
+                if self._is_stale and not self._is_aside:
+                    self._expire()
+
+    @property
+    def takes_long(self) -> bool:
+        """Whether a choice should not wait for it."""
+        return self._prepares_slowly or len(self._pool.backends()) > _AT_ONCE
+
+    @property
+    def is_building(self) -> bool:
+        """Whether a thread is at it."""
+        thread = self._thread
+        return thread is not None and thread.is_alive()
+
+    def join(self) -> None:
+        """Wait for the thread, if there is one."""
+        thread = self._thread
+        self._list_differs.set()
+        if thread is not None:
+            thread.join()
+
+    def _build_aside(self) -> None:
+        while True:
+            self._list_differs.clear()
+            began = time.perf_counter()
+            try:
+                self.rebuild_if_stale()
+            except Exception as error:  # noqa: BLE001 - a policy may raise anything
+                log(
+                    logging.WARNING,
+                    f"{self._pool._name}: {type(self._policy).__name__} could not prepare:"
+                    f" {describe(error)}; the old view stays until the next change",
+                )
+                with self._deciding:
+                    self._is_aside = False
+                return
+            with self._deciding:
+                if not self._is_stale:
+                    self._is_aside = False
+                    return
+            rest = (time.perf_counter() - began) * _REST
+            self._list_differs.wait(min(rest, _LONGEST_REST))
+
+    def _build(self) -> None:
+        snapshot = self._pool.snapshot
+        backends = snapshot.backends
+        if self._subset is not None:
+            backends = self._subset.of(backends)
+        now = self._clock()
+        view = self._rules.view(snapshot, self._registry.update(backends, now), now)
+        chooser = self._policy.prepare(view.chosen_among) if view.chosen_among else None
+        self._has_choice = chooser is not None
+        self._publish(view, chooser)
