@@ -98,13 +98,11 @@ class Flight:
 
     async def gone(self, timeout: float) -> bool:
         """Wait until the task itself has ended; False when it has not within `timeout` seconds."""
-        if not self.task.done():
-            await asyncio.wait({self.task}, timeout=timeout)
+        await asyncio.wait({self.task}, timeout=timeout)
         return self.task.done()
 
     def _set_deadline(self, timeout: float) -> None:
-        if not self.task.done():
-            self._timer = self.loop.call_later(timeout, self._on_deadline)
+        self._timer = self.loop.call_later(timeout, self._on_deadline)
 
     def _on_deadline(self) -> None:
         self.overdue = True

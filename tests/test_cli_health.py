@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import IO
@@ -10,9 +12,9 @@ from typing import IO
 import pytest
 from commands import INTERRUPTED, driven, interrupt, line_of, no_blocking_call_but, publish
 
-from backendpool_async import HttpCheck, TcpCheck
+from backendpool_async import Backend, BackendPool, HttpCheck, TcpCheck
 from backendpool_async.cli import main
-from backendpool_async.cli_health import check_of
+from backendpool_async.cli_health import check_of, watch_health
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +89,45 @@ def test_another_check_is_wrong_usage(wrong: str, capsys: pytest.CaptureFixture[
         main(["watch", "--health", "--check", wrong, "static:10.0.0.1:80"])
     assert ended.value.code == 2
     assert f"{wrong!r} is neither 'tcp' nor 'http:/path'" in capsys.readouterr().err
+
+
+async def test_on_a_terminal_what_is_known_is_drawn_over_the_same_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Well:
+        async def check(self, backend: Backend) -> None:
+            assert backend == "10.0.0.1:80"
+
+    screens: list[str] = []
+    enough = asyncio.Event()
+
+    def draw(lines: Sequence[str]) -> None:
+        screens.extend(lines)
+        if len(screens) == 2:
+            enough.set()
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    pool = BackendPool.static(["10.0.0.1:80"])
+    watching = asyncio.create_task(watch_health(pool, Well(), draw, as_json=False))
+    async with asyncio.timeout(10):
+        await enough.wait()
+    watching.cancel()
+    await asyncio.wait({watching})
+    assert all(screen.startswith("\x1b[H\x1b[Jstatic, RoundRobin: 1 of 1") for screen in screens)
+
+
+async def test_elsewhere_nothing_is_printed_while_no_state_changes() -> None:
+    class Well:
+        async def check(self, backend: Backend) -> None:
+            checked.append(backend)
+
+    checked: list[Backend] = []
+    printed: list[str] = []
+    pool = BackendPool.static(["10.0.0.1:80"])
+    watching = asyncio.create_task(watch_health(pool, Well(), printed.extend, as_json=False))
+    async with asyncio.timeout(10):
+        while len(checked) < 2:  # noqa: ASYNC110 - real time decides when
+            await asyncio.sleep(0.05)
+    watching.cancel()
+    await asyncio.wait({watching})
+    assert len(printed) == 1

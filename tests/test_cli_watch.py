@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -186,3 +187,19 @@ def test_a_new_weight_is_a_change_too() -> None:
     before = Snapshot((Backend("a:1"), Backend("b:2")))
     after = Snapshot((Backend("a:1", weight=3), Backend("b:2")), generation=1)
     assert list(cli._changes(before, after)) == ["~ a:1 has the weight 3"]
+
+
+def test_other_attributes_are_a_change_too() -> None:
+    lists = (
+        Backend("a:1"),
+        Backend("a:1", zone="near", rack="7"),
+        Backend("a:1", weight=2, zone="far"),
+        Backend("a:1", weight=2),
+    )
+    shots = [Snapshot((each,), generation=number) for number, each in enumerate(lists)]
+    changes = [list(cli._changes(*pair)) for pair in pairwise(shots)]
+    assert changes == [
+        ["~ a:1 has zone=near rack=7"],
+        ["~ a:1 has the weight 2", "~ a:1 has zone=far"],
+        ["~ a:1 has no attributes"],
+    ]

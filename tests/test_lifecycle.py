@@ -811,3 +811,15 @@ async def test_a_cancelled_refresh_does_not_close_the_source_under_a_start_that_
     assert pool.backends() == (A,)
     await pool.aclose()
     assert source.closings == 1
+
+
+async def test_a_refresh_that_is_cancelled_as_its_answer_comes_is_cancelled() -> None:
+    async def fetch() -> list[str]:
+        asyncio.get_running_loop().call_soon(refreshing.cancel)
+        return [A]
+
+    pool = BackendPool(fetch)
+    refreshing = asyncio.create_task(pool.refresh())
+    await asyncio.wait({refreshing})
+    assert refreshing.cancelled()
+    assert pool.backends() == (A,)

@@ -89,6 +89,7 @@ class Balancer:
 
     _choose: Chooser
     _next: Callable[[], Candidate]
+    _outcomes: OutcomeRecorder
 
     def __init__(
         self,
@@ -177,7 +178,7 @@ class Balancer:
         >>> asyncio.run(main())
         10.0.0.1:8080
         """
-        return Lease(self._acquire, self._outcomes, key, exclude)
+        return Lease(self, key, exclude)
 
     def explain(self) -> Explanation:
         """Return what is known about each backend, and the last changes of the list.
@@ -284,7 +285,7 @@ class Balancer:
         else:
             self._next = chooser.next if isinstance(chooser, Unkeyed) else partial(chooser, None)
             self._choose = self._ready = chooser
-        self._outcomes.changes_at = view.changes_at
+        self._outcomes.set_due(view.changes_at)
         if before.snapshot.generation != view.snapshot.generation:
             self._history.note(
                 before.snapshot.backends, view.snapshot.backends, view.snapshot.generation

@@ -91,11 +91,14 @@ class OutlierEjection:
 class Ejector:
     """Ejects by the rules of one `OutlierEjection`; whoever calls it sees to it that one does."""
 
-    __slots__ = ("_full", "_full_until", "_judged_at", "_most_times", "_rules")
+    __slots__ = ("_full", "_full_until", "_most_times", "_rules", "next_judgement")
 
     def __init__(self, rules: OutlierEjection, now: float) -> None:
         self._rules = rules
-        self._judged_at = now
+        self.next_judgement: float = math.inf
+        """When the rates of the latest interval are to be judged, infinite when never."""
+        if rules.failure_percentage is not None or rules.success_rate is not None:
+            self.next_judgement = now + rules.interval
         # More would be forgiven one by one for days, and the limit is reached already.
         self._most_times = math.ceil(rules.max_ejection_time / rules.base_ejection_time)
         # The list of which as many as may be were ejected, and until when that is so.
@@ -115,13 +118,6 @@ class Ejector:
             candidate, listed, now, f"{candidate.consecutive_failures} failures in a row"
         )
 
-    def is_due(self, now: float) -> bool:
-        """Whether the rates of the latest interval are to be judged."""
-        rules = self._rules
-        return (
-            rules.failure_percentage is not None or rules.success_rate is not None
-        ) and now >= self._judged_at + rules.interval
-
     def judge(self, listed: Sequence[Candidate], now: float) -> list[str]:
         """Eject by rate; return what is to be said of each."""
         counted: dict[Candidate, tuple[int, int]] = {}
@@ -129,7 +125,7 @@ class Ejector:
             requests, failures = each.judged
             each.judged = (each.requests, each.failures)
             counted[each] = (each.requests - requests, each.failures - failures)
-        self._judged_at = now
+        self.next_judgement = now + self._rules.interval
         ejections = (
             self._eject(each, listed, now, why) for each, why in self._outliers(counted).items()
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from backendpool_async.backend import Backend
 from backendpool_async.balance.candidate import Candidate
@@ -12,7 +12,14 @@ from backendpool_async.balance.failures import Failure
 from backendpool_async.balance.outcomes import OutcomeRecorder
 from backendpool_async.errors import describe, quote
 
-Acquire = Callable[[str | None, Collection[str]], Candidate]
+
+class Lender(Protocol):
+    """What a lease asks of its balancer."""
+
+    _next: Callable[[], Candidate]
+    _outcomes: OutcomeRecorder
+
+    def _acquire(self, key: str | None, exclude: Collection[str]) -> Candidate: ...
 
 
 class Lease:
@@ -24,21 +31,17 @@ class Lease:
     """
 
     __slots__ = (
-        "_acquire",
         "_began",
         "_candidate",
         "_exclude",
         "_failure",
         "_key",
-        "_outcomes",
+        "_lender",
         "_reason",
     )
 
-    def __init__(
-        self, acquire: Acquire, outcomes: OutcomeRecorder, key: str | None, exclude: Collection[str]
-    ) -> None:
-        self._acquire = acquire
-        self._outcomes = outcomes
+    def __init__(self, lender: Lender, key: str | None, exclude: Collection[str]) -> None:
+        self._lender = lender
         self._key = key
         self._exclude = exclude
         self._candidate: Candidate | None = None
@@ -76,13 +79,19 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.__exit__(kind, error, traceback)
+        self._leave(error)
 
     def __enter__(self) -> Self:
         if self._candidate is not None:
             raise RuntimeError("a lease is for one use: ask the balancer for another")
-        self._candidate = self._acquire(self._key, self._exclude)
-        self._began = self._outcomes.clock()
+        lender, key, exclude = self._lender, self._key, self._exclude
+        if key is None and not exclude:
+            # As `_acquire`, written out: so is nearly every lease.
+            self._candidate = candidate = lender._next()
+            candidate._leases.append(None)
+        else:
+            self._candidate = lender._acquire(key, exclude)
+        self._began = lender._outcomes.clock()
         return self
 
     def __exit__(
@@ -91,7 +100,10 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        candidate, outcomes = self._candidate, self._outcomes
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        candidate, outcomes = self._candidate, self._lender._outcomes
         if candidate is None:
             raise RuntimeError("the lease was not entered")
         candidate._leases.pop()

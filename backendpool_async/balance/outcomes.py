@@ -37,9 +37,10 @@ class OutcomeRecorder:
         "_observe",
         "_unreachable",
         "_view_changes",
-        "changes_at",
+        "_view_changes_at",
         "classify",
         "clock",
+        "due",
     )
 
     def __init__(
@@ -62,8 +63,17 @@ class OutcomeRecorder:
         self._ejected = ejected
         self._view_changes = view_changes
         self._unreachable = unreachable
-        self.changes_at: float = math.inf
+        self._view_changes_at: float = math.inf
+        # When somebody has to look at the view or the rates: one comparison a lease.
+        self.due: float = math.inf
+        self.set_due(math.inf)
         self.reset()
+
+    def set_due(self, view_changes_at: float) -> None:
+        """Take note of when the view is out of date by the clock alone."""
+        self._view_changes_at = view_changes_at
+        judgement = math.inf if self._ejector is None else self._ejector.next_judgement
+        self.due = min(view_changes_at, judgement)
 
     def reset(self) -> None:
         """Begin anew in a forked child: whatever held a lock is not in it."""
@@ -75,8 +85,13 @@ class OutcomeRecorder:
         """A request came to its end."""
         candidate.requests += 1
         candidate.consecutive_failures = 0
-        self._measure(candidate, took, now)
-        self._judge_when_due(now)
+        # As `_measure` has it, written out: this is the way of nearly every lease.
+        before = candidate.latency
+        candidate.latency = took if before is None else before + (took - before) * _WEIGHT_OF_ONE
+        if self._observe is not None:
+            self._observe(candidate, took, now)
+        if now >= self.due:
+            self._see_to_what_is_due(now)
 
     def failed(
         self, candidate: Candidate, took: float, now: float, kind: Failure, reason: str
@@ -93,7 +108,8 @@ class OutcomeRecorder:
                 ejection = self._ejector.failed(candidate, self._listed(), now)
             if ejection is not None:
                 self._ejected(ejection)
-        self._judge_when_due(now)
+        if now >= self.due:
+            self._see_to_what_is_due(now)
         if kind is Failure.CONNECT:
             self._unreachable()
 
@@ -101,7 +117,8 @@ class OutcomeRecorder:
         """A request ended, and that says nothing of the backend but that it took so long."""
         if candidate.latency is None or took > candidate.latency:
             self._measure(candidate, took, now)
-        self._judge_when_due(now)
+        if now >= self.due:
+            self._see_to_what_is_due(now)
 
     def _measure(self, candidate: Candidate, took: float, now: float) -> None:
         before = candidate.latency
@@ -109,15 +126,16 @@ class OutcomeRecorder:
         if self._observe is not None:
             self._observe(candidate, took, now)
 
-    def _judge_when_due(self, now: float) -> None:
-        if now >= self.changes_at:
+    def _see_to_what_is_due(self, now: float) -> None:
+        ejector, ejections = self._ejector, list[str]()
+        if ejector is not None:
+            with self._ejecting:
+                if now >= ejector.next_judgement:
+                    ejections = ejector.judge(self._listed(), now)
+        view_is_due = now >= self._view_changes_at
+        self.set_due(math.inf if view_is_due else self._view_changes_at)
+        if view_is_due:
             # Nobody's timer may run: without a loop, whoever ends a lease sees to it.
-            self.changes_at = math.inf
             self._view_changes()
-        ejector = self._ejector
-        if ejector is None or not ejector.is_due(now):
-            return
-        with self._ejecting:
-            ejections = ejector.judge(self._listed(), now) if ejector.is_due(now) else []
         for ejection in ejections:
             self._ejected(ejection)

@@ -16,7 +16,7 @@ from servers import Use, nameserver_of_its_own, silent_nameserver, until
 
 from backendpool_async import BackendPool, PoolClosed, SourceError
 from backendpool_async.sources import resolver_hub
-from backendpool_async.sources.resolver_hub import ResolverHub
+from backendpool_async.sources.resolver_hub import ResolverHub, _LoopThatMayClose
 from backendpool_async.testing.dns_server import FakeDnsServer, silence
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="it counts in /proc")
@@ -345,3 +345,12 @@ async def test_a_pool_whose_lookups_time_out_does_not_gather_resolvers() -> None
                 await pool.refresh()
         assert Use.now().inotify == 1
         await pool.aclose()
+
+
+def test_a_late_answer_of_a_resolver_falls_silent_when_its_loop_is_closed() -> None:
+    loop = asyncio.new_event_loop()
+    for_resolver = _LoopThatMayClose(loop)
+    assert for_resolver.is_closed() is False  # type: ignore[operator]  # the loop's own method
+    loop.close()
+    for_resolver.call_soon_threadsafe(pytest.fail, "it was called")
+    assert for_resolver.is_closed() is True  # type: ignore[operator]  # the loop's own method

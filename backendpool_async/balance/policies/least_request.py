@@ -5,10 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from itertools import repeat
+from typing import Final
 
 from backendpool_async.balance.candidate import NO_LEASES, Candidate
-from backendpool_async.balance.policies.pairs import Draw, weighted_pairs
+from backendpool_async.balance.policies.alias import alias_table
 from backendpool_async.balance.policy import Chooser, Unkeyed
+
+# So often another one is drawn, when the second is the first again.
+_DRAWS: Final = 8
 
 
 class LeastRequest:
@@ -50,7 +54,7 @@ class LeastRequest:
         weights = [candidate.weight for candidate in candidates]
         if min(weights) == max(weights):
             return _fewer_in_flight(candidates, self._random)
-        return _fewer_in_flight_per_weight(weighted_pairs(candidates, self._random))
+        return _fewer_in_flight_per_weight(candidates, weights, self._random)
 
 
 def _fewer_in_flight(candidates: Sequence[Candidate], random: Callable[[], float]) -> Unkeyed:
@@ -67,11 +71,28 @@ def _fewer_in_flight(candidates: Sequence[Candidate], random: Callable[[], float
     return Unkeyed(choose)
 
 
-def _fewer_in_flight_per_weight(draw: Draw) -> Unkeyed:
+def _fewer_in_flight_per_weight(
+    candidates: Sequence[Candidate], weights: Sequence[int], random: Callable[[], float]
+) -> Unkeyed:
+    count = len(candidates)
+    ends, others = alias_table(weights)
+
     def choose() -> Candidate:
-        one, other = draw()
-        in_flight, in_other = len(one._leases) - NO_LEASES, len(other._leases) - NO_LEASES
-        is_less = in_flight * other.weight <= in_other * one.weight
-        return one if is_less else other
+        number = random() * count
+        index = int(number)
+        one = index if number < ends[index] else others[index]
+        for _ in range(_DRAWS):
+            number = random() * count
+            index = int(number)
+            other = index if number < ends[index] else others[index]
+            if other != one:
+                break
+        else:
+            # It outweighs the others by far: any of them will do.
+            other = index if index != one else index - 1
+        first, second = candidates[one], candidates[other]
+        in_first = len(first._leases) - NO_LEASES
+        in_second = len(second._leases) - NO_LEASES
+        return first if in_first * weights[other] <= in_second * weights[one] else second
 
     return Unkeyed(choose)

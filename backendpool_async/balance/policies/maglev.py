@@ -70,11 +70,10 @@ class Maglev:
             if key is None:
                 return ordered[table[int(random() * size)]]
             try:
-                data = key.encode()
+                return ordered[table[crc32(key.encode()) % size]]
             except UnicodeEncodeError:
                 # Half of a surrogate pair, or a byte that was no UTF-8 where the key comes from.
-                data = key.encode("utf-8", "surrogatepass")
-            return ordered[table[crc32(data) % size]]
+                return ordered[table[crc32(key.encode("utf-8", "surrogatepass")) % size]]
 
         return choose
 

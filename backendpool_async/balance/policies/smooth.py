@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Final
 
 from backendpool_async.balance.pauses import collected
@@ -55,8 +55,10 @@ def _by_end_of_turn(parts: Sequence[int]) -> Iterator[int]:
     served = [0] * len(parts)
     # The turn number m of an index with part p begins at m * total / p and ends where the next one
     # begins. A turn is looked at from the first whole slot after its beginning.
-    beginning: dict[int, list[int]] = {0: list(range(len(parts)))}
-    begun: list[tuple[int, int]] = []
+    beginning: dict[int, list[int]] = {}
+    # All begin at once.
+    begun = collected((-(total // -part), index) for index, part in enumerate(parts))
+    heapify(begun)
     for slot in range(total):
         for index in beginning.pop(slot, ()):
             end = -((served[index] + 1) * total // -parts[index])
