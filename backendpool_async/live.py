@@ -164,7 +164,7 @@ class LiveList(CopiesShare):
         for waker, of in wakers:
             if of == process:
                 waker()
-            else:
+            else:  # pragma: no cover - in a forked child, which is not traced
                 self._wakers.pop(waker, None)
 
     def _take(self, backends: tuple[Backend, ...], pushes: int) -> bool:

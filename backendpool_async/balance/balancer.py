@@ -251,16 +251,6 @@ class Balancer:
             f" {len(view.available)} of {counted(len(view.listed))} available{panic}>"
         )
 
-    def _acquire(self, key: str | None, exclude: Collection[str]) -> Candidate:
-        if exclude:
-            candidate = self._choose_avoiding(key, exclude)
-        elif key is None:
-            candidate = self._next()
-        else:
-            candidate = self._choose(key)
-        candidate._leases.append(None)
-        return candidate
-
     def _choose_avoiding(self, key: str | None, exclude: Collection[str]) -> Candidate:
         avoided = {exclude} if isinstance(exclude, str) else exclude
         for attempt in range(_TRIES):

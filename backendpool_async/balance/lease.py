@@ -10,16 +10,18 @@ from backendpool_async.backend import Backend
 from backendpool_async.balance.candidate import Candidate
 from backendpool_async.balance.failures import Failure
 from backendpool_async.balance.outcomes import OutcomeRecorder
+from backendpool_async.balance.policy import Chooser
 from backendpool_async.errors import describe, quote
 
 
 class Lender(Protocol):
     """What a lease asks of its balancer."""
 
+    _choose: Chooser
     _next: Callable[[], Candidate]
     _outcomes: OutcomeRecorder
 
-    def _acquire(self, key: str | None, exclude: Collection[str]) -> Candidate: ...
+    def _choose_avoiding(self, key: str | None, exclude: Collection[str]) -> Candidate: ...
 
 
 class Lease:
@@ -85,12 +87,12 @@ class Lease:
         if self._candidate is not None:
             raise RuntimeError("a lease is for one use: ask the balancer for another")
         lender, key, exclude = self._lender, self._key, self._exclude
-        if key is None and not exclude:
-            # As `_acquire`, written out: so is nearly every lease.
-            self._candidate = candidate = lender._next()
-            candidate._leases.append(None)
+        if exclude:
+            candidate = lender._choose_avoiding(key, exclude)
         else:
-            self._candidate = lender._acquire(key, exclude)
+            candidate = lender._next() if key is None else lender._choose(key)
+        candidate._leases.append(None)
+        self._candidate = candidate
         self._began = lender._outcomes.clock()
         return self
 

@@ -134,7 +134,7 @@ class ViewBuilder:
         """Wait for the thread, if there is one."""
         thread = self._thread
         self._list_differs.set()
-        if thread is not None:
+        if thread is not None:  # pragma: no branch - asked for only while it builds
             thread.join()
 
     def _build_aside(self) -> None:

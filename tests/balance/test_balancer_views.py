@@ -134,3 +134,47 @@ def test_shares_of_leases_follow_the_weights() -> None:
         with balancer.lease() as lease:
             counts[lease.backend] += 1
     assert counts == {A: 300, B: 100}
+
+
+def test_a_request_that_is_cancelled_late_tells_a_measuring_policy_that_it_was_slow() -> None:
+    clock = Ticking()
+    balancer = Balancer(BackendPool.static([A, B]), PeakEwma(clock=clock), clock=clock)
+    for entry, seconds in ((A, 0.01), (B, 0.01)):
+        with balancer.lease(exclude={A, B} - {entry}):
+            clock.advance(seconds)
+
+    def cancelled_late() -> None:
+        with balancer.lease(exclude={B}):
+            clock.advance(2)
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        cancelled_late()
+    assert chosen(balancer) == {B}
+
+
+def test_an_ejection_ends_also_when_every_lease_ends_by_cancellation() -> None:
+    clock = Ticking()
+    balancer = Balancer(BackendPool.static([A, B]), clock=clock)
+    fail(balancer, A, 5)
+    assert chosen(balancer) == {B}
+    clock.advance(34)
+    with pytest.raises(asyncio.CancelledError), balancer.lease():
+        raise asyncio.CancelledError
+    assert chosen(balancer) == {A, B}
+
+
+def test_a_backend_that_was_found_well_again_returns_slowly_also_without_ejection() -> None:
+    clock = Ticking()
+    pool = BackendPool.static([A, B])
+    balancer = Balancer(pool, ejection=None, slow_start=100, clock=clock)
+    balancer.pick()
+    well, other = balancer._view.listed
+    well.is_healthy, well.healthy_since = True, clock.now
+    balancer._builder.invalidate()
+    balancer.pick()
+    assert (well.weight, other.weight) == (1, 10)
+    clock.advance(10.5)
+    succeed(balancer, B)
+    balancer.pick()
+    assert (well.weight, other.weight) == (2, 10)
