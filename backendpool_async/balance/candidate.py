@@ -36,7 +36,7 @@ class Candidate:
     )
 
     def __init__(self, backend: Backend) -> None:
-        self.backend = backend
+        self.backend: Backend = backend
         self.weight: int = backend.weight
         self.latency: float | None = None
         self.peak: Any = None
@@ -73,8 +73,8 @@ class LastFailure:
     __slots__ = ("at", "reason")
 
     def __init__(self, at: float, reason: str) -> None:
-        self.at = at
-        self.reason = reason
+        self.at: float = at
+        self.reason: str = reason
 
 
 class EjectionRecord:

@@ -55,8 +55,8 @@ class OutcomeRecorder:
         view_changes: Callable[[], None],
         unreachable: Callable[[], None],
     ) -> None:
-        self.clock = clock
-        self.classify = classify
+        self.clock: Clock = clock
+        self.classify: Classify = classify
         self._observe = policy.observe if isinstance(policy, ObservingPolicy) else None
         self._ejector = ejector
         self._listed = listed

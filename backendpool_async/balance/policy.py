@@ -44,7 +44,7 @@ class Unkeyed:
     __slots__ = ("next",)
 
     def __init__(self, choose: Callable[[], Candidate]) -> None:
-        self.next = choose
+        self.next: Callable[[], Candidate] = choose
 
     def __call__(self, _key: str | None) -> Candidate:
         return self.next()

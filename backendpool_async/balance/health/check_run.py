@@ -39,7 +39,7 @@ class CheckRun:
         judge: Judge,
         ended: Callable[[CheckRun], None],
     ) -> None:
-        self.checked = checked
+        self.checked: CheckedBackend = checked
         self.is_given_up: bool = False
         self._timeout = timeout
         self._judge: Judge | None = judge

@@ -14,8 +14,8 @@ class CheckedBackend:
     __slots__ = ("_against", "backend", "due", "is_healthy", "is_listed", "reason")
 
     def __init__(self, backend: Backend, due: float) -> None:
-        self.backend = backend
-        self.due = due
+        self.backend: Backend = backend
+        self.due: float = due
         self.is_listed: bool = True
         self.is_healthy: bool | None = None
         """The verdict, None before the first result."""
