@@ -24,7 +24,9 @@ class Policy(Protocol):
     call at the same time would trip over.
 
     A policy belongs to one balancer. With an attribute ``prepares_slowly = True``, and for long
-    lists, `prepare` is called in a thread of its own.
+    lists, `prepare` is called in a thread of its own. Two more methods are optional:
+    ``observe(candidate, seconds, now)`` is called when a lease has ended and says how long it took,
+    ``after_fork()`` in a forked child.
 
     >>> class First:
     ...     def prepare(self, candidates):
