@@ -70,8 +70,9 @@ class Report:
         print(f"  ({text})", flush=True)
 
     def end(self) -> None:
-        """Print how many targets were met."""
-        print(f"\n{self._judged - self._missed} of {self._judged} targets met")
+        """Print how many targets were met, where there were any."""
+        if self._judged:
+            print(f"\n{self._judged - self._missed} of {self._judged} targets met")
 
     def _met(self, met: bool) -> str:
         self._judged += 1
