@@ -52,8 +52,8 @@ class JudgingList(LiveList):
     def _judge(self, flight: Flight, outcome: Outcome) -> Snapshot | SourceError:
         if isinstance(outcome, Answer):
             if outcome.backends:
-                if self._max_shrink is not None and self._shrinks_too_much(outcome, flight):
-                    return self._doubt_shrunk(outcome)
+                if self._is_shrunk(outcome, flight):
+                    return self._doubt_shrunk(outcome, flight)
                 return self._believe(outcome.backends, outcome.ttl, flight)
             outcome = EmptyAnswer(self._name, "an empty list")
         if isinstance(outcome, EmptyAnswer):
@@ -94,17 +94,21 @@ class JudgingList(LiveList):
             self._retry()
         return error
 
-    def _shrinks_too_much(self, answer: Answer, flight: Flight) -> bool:
-        held = len(self._snapshot.backends)
-        if self._pushes != flight.pushes or answer._dropped <= (self._max_shrink or 0) * held:
-            return False
+    def _is_shrunk(self, answer: Answer, flight: Flight) -> bool:
+        return (
+            self._max_shrink is not None
+            and self._pushes == flight.pushes
+            and answer._dropped > self._max_shrink * len(self._snapshot.backends)
+        )
+
+    def _doubt_shrunk(self, answer: Answer, flight: Flight) -> Snapshot | ShrunkAnswer:
         self._negatives = 0
         self._shrinks += 1
-        return self._shrinks < (self._empty_after or _SHRUNK_AFTER)
-
-    def _doubt_shrunk(self, answer: Answer) -> ShrunkAnswer:
+        needed = self._empty_after or _SHRUNK_AFTER
+        if self._shrinks >= needed:
+            return self._believe(answer.backends, answer.ttl, flight)
         held = len(self._snapshot.backends)
-        times = f"answer {self._shrinks} of {self._empty_after or _SHRUNK_AFTER} that says so"
+        times = f"answer {self._shrinks} of {needed} that says so"
         error = ShrunkAnswer(
             self._name, f"{answer._dropped} of {held} would go ({times})", self._kept()
         )

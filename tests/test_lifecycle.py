@@ -231,8 +231,12 @@ async def test_a_background_task_that_is_cancelled_before_its_first_step_is_repl
 
 @virtual
 async def test_a_pool_that_was_never_started_can_be_closed() -> None:
-    await BackendPool(ScriptedSource([A])).aclose()
-    await BackendPool.static([A]).aclose()
+    source = ScriptedSource([A])
+    never_started, fixed = BackendPool(source), BackendPool.static([A])
+    for pool in (never_started, fixed):
+        await pool.aclose()
+        assert not pool.is_running
+    assert (source.calls, fixed.backends()) == (0, (A,))
 
 
 @virtual

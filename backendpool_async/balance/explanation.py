@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -123,7 +122,7 @@ class History:
         new = set(after)
         self._changes.append(
             Change(
-                datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds"),
+                datetime.now(UTC).isoformat(timespec="milliseconds"),
                 generation,
                 tuple(collected(each for each in after if each not in old)),
                 tuple(collected(each for each in before if each not in new)),

@@ -10,6 +10,14 @@ import ssl
 import urllib.error
 from typing import Final
 
+
+class Failure(enum.Enum):
+    """What a backend did: it could not be reached at all, or what was begun broke off."""
+
+    CONNECT = "connect"
+    TRANSPORT = "transport"
+
+
 _CANNOT_CONNECT: Final = {
     errno.EADDRNOTAVAIL,
     errno.EHOSTDOWN,
@@ -21,47 +29,40 @@ _CANNOT_CONNECT: Final = {
 _NOWHERE: Final = ("Multiple exceptions: ", "All connection attempts failed")
 # By name, so that none of the libraries is imported for it: the first class in the order of
 # resolution that is listed here decides. None: the caller's own mistake, or the caller's limit.
-_OF_LIBRARIES: Final[dict[str, dict[str, str | None]]] = {
+_OF_LIBRARIES: Final[dict[str, dict[str, Failure | None]]] = {
     "aiohttp": {
         "ClientProxyConnectionError": None,
-        "ClientConnectorError": "connect",
-        "ClientConnectorDNSError": "connect",
-        "ConnectionTimeoutError": "connect",
-        "ClientConnectionError": "transport",
-        "ClientPayloadError": "transport",
+        "ClientConnectorError": Failure.CONNECT,
+        "ClientConnectorDNSError": Failure.CONNECT,
+        "ConnectionTimeoutError": Failure.CONNECT,
+        "ClientConnectionError": Failure.TRANSPORT,
+        "ClientPayloadError": Failure.TRANSPORT,
         "ClientResponseError": None,
         "InvalidURL": None,
     },
     "httpx": {
-        "ConnectError": "connect",
-        "ConnectTimeout": "connect",
+        "ConnectError": Failure.CONNECT,
+        "ConnectTimeout": Failure.CONNECT,
         "PoolTimeout": None,
         "LocalProtocolError": None,
         "UnsupportedProtocol": None,
         "ProxyError": None,
-        "TransportError": "transport",
+        "TransportError": Failure.TRANSPORT,
     },
     "httpcore": {
-        "ConnectError": "connect",
-        "ConnectTimeout": "connect",
+        "ConnectError": Failure.CONNECT,
+        "ConnectTimeout": Failure.CONNECT,
         "PoolTimeout": None,
         "LocalProtocolError": None,
         "UnsupportedProtocol": None,
         "ProxyError": None,
-        "TimeoutException": "transport",
-        "NetworkError": "transport",
-        "ProtocolError": "transport",
+        "TimeoutException": Failure.TRANSPORT,
+        "NetworkError": Failure.TRANSPORT,
+        "ProtocolError": Failure.TRANSPORT,
     },
 }
 _OF_LIBRARIES["httpx2"] = _OF_LIBRARIES["httpx"]
 _OF_LIBRARIES["httpcore2"] = _OF_LIBRARIES["httpcore"]
-
-
-class Failure(enum.Enum):
-    """What a backend did: it could not be reached at all, or what was begun broke off."""
-
-    CONNECT = "connect"
-    TRANSPORT = "transport"
 
 
 def transport_failure(error: BaseException) -> Failure | None:
@@ -82,8 +83,7 @@ def transport_failure(error: BaseException) -> Failure | None:
     for cls in type(error).__mro__:
         names = _OF_LIBRARIES.get(cls.__module__.partition(".")[0])
         if names is not None and cls.__name__ in names:
-            found = names[cls.__name__]
-            return None if found is None else Failure(found)
+            return names[cls.__name__]
     if isinstance(error, (ConnectionRefusedError, socket.gaierror)):
         return Failure.CONNECT
     if type(error) is OSError and error.errno is None and str(error).startswith(_NOWHERE):

@@ -124,3 +124,4 @@ async def test_a_port_that_nobody_listens_on_is_seen_at_the_first_check(
     settings = HealthChecks(TcpCheck(), interval=60)
     async with Balancer(pool, checks=settings) as balancer:
         await until_chosen(balancer, services[0].backend, services[1].backend)
+        assert balancer.explain().backends[0].state == "unhealthy"

@@ -13,7 +13,7 @@ Judge = Callable[[CheckedBackend, str | None], None]
 
 
 class CheckRun:
-    """Checks one checked, and tells `judge` once what is wrong with it: None when it is well.
+    """Checks one backend, and tells `judge` once what is wrong with it: None when it is well.
 
     The deadline is a failure by itself, and the check is cancelled then. One that swallows that is
     given up after another `timeout`. `ended` is called when the check is over, and when it is

@@ -79,6 +79,7 @@ async def test_the_host_header_is_the_backend_or_what_is_given() -> None:
 async def test_another_port_can_be_asked_than_the_backends_own() -> None:
     async with http_server() as server:
         await checked(HttpCheck(port=server.backend.port), Backend("127.0.0.1:1"))
+        assert len(server.requests) == 1
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="no IPv6 loopback")
@@ -109,6 +110,7 @@ async def test_the_proxies_of_the_environment_are_not_used(monkeypatch: pytest.M
     monkeypatch.setenv("http_proxy", f"http://{nobody()}")
     async with http_server() as server:
         await checked(HttpCheck(), server.backend)
+        assert len(server.requests) == 1
 
 
 async def test_what_refuses_connections_is_not_well() -> None:
@@ -152,6 +154,7 @@ async def test_an_answer_in_a_coding_that_is_not_understood_is_an_answer() -> No
     async with http_server() as server:
         server.headers = {"Content-Encoding": "gzip"}
         await checked(HttpCheck(), server.backend)
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.9\r\n", b"HTTP/1.1 200 O"])
