@@ -25,8 +25,7 @@ class CandidateRegistry:
         self._forget(now)
         listed: list[Candidate] = []
         for number, backend in enumerate(backends):
-            # One and the same, whoever asks first: health checks ask for themselves.
-            candidate = self._all.get(backend) or self.get_or_create(backend)
+            candidate = self.get_or_create(backend)
             # The address is the same, the weight may be another.
             candidate.backend = backend
             candidate.is_listed = True
@@ -38,7 +37,8 @@ class CandidateRegistry:
 
     def get_or_create(self, backend: Backend) -> Candidate:
         """Return the candidate of an address, the same every time."""
-        return self._all.setdefault(backend, Candidate(backend))
+        # One and the same, whoever asks first: health checks ask at each result, from their thread.
+        return self._all.get(backend) or self._all.setdefault(backend, Candidate(backend))
 
     def _forget(self, now: float) -> None:
         due = [each for each, t in self._absent_since.items() if now - t >= self._forget_after]
