@@ -43,6 +43,8 @@ TARGETS: Final = {
     "Random, weights": 10.0,
     f"LeastRequest, {ACQUIRE}": 15.0,
     f"LeastRequest, weights, {ACQUIRE}": 15.0,
+    f"LeastRequest, all busy, {ACQUIRE}": 15.0,
+    f"LeastRequest, weights, all busy, {ACQUIRE}": 15.0,
     f"PeakEwma, {ACQUIRE}": None,
     "Maglev, a key": 7.0,
 }
@@ -94,6 +96,11 @@ def everything(size: int) -> dict[str, Timed]:
             acquire,
             balancer(weighted, LeastRequest()),
         ),
+        f"LeastRequest, all busy, {ACQUIRE}": (acquire, busy(balancer(plain, LeastRequest()))),
+        f"LeastRequest, weights, all busy, {ACQUIRE}": (
+            acquire,
+            busy(balancer(weighted, LeastRequest())),
+        ),
         f"PeakEwma, {ACQUIRE}": (acquire, measured(balancer(plain, PeakEwma()))),
         "Maglev, a key": ("held.pick({key!r})", balancer(plain, Maglev())),
     }
@@ -124,6 +131,13 @@ def measured(of_latency: Balancer) -> Balancer:
     for candidate in of_latency._view.listed:
         candidate.peak = (rng.uniform(0.001, 0.1), of_latency._outcomes.clock())
     return of_latency
+
+
+def busy(all_of_it: Balancer) -> Balancer:
+    # Of two that are drawn, a first one without a request needs no look at the second.
+    for candidate in all_of_it._view.listed:
+        candidate._leases.append(None)
+    return all_of_it
 
 
 def check_fair(plain: list[str], weighted: list[Backend]) -> None:

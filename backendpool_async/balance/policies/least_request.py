@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from typing import Final
 
 from backendpool_async.balance.candidate import NO_LEASES, Candidate
-from backendpool_async.balance.policies.alias import alias_table
+from backendpool_async.balance.pauses import collected
+from backendpool_async.balance.policies.smooth import scaled
 from backendpool_async.balance.policy import Chooser, Unkeyed
 
-# So often another one is drawn, when the second is the first again.
-_DRAWS: Final = 8
+# One of as many places as a candidate has weight: whose it is, the weight, where the places of
+# those behind it begin, and how many are not its own.
+_Place = tuple[Candidate, int, int, int]
+
+_PLACES_AT_LEAST: Final = 8192
 
 
 class LeastRequest:
@@ -24,8 +28,9 @@ class LeastRequest:
 
     Where weights differ, two are drawn by weight and compared in requests in flight per weight, as
     nginx does with ``random two least_conn``; between equals the first one drawn is chosen. So
-    idle backends get requests exactly by weight, and one that hangs gets none while the other
-    one drawn is better off. Envoy instead makes the turns of a busy backend rarer, which still
+    idle backends get requests by weight (exactly, while the weights add up to no more than 8,192
+    or 16 a backend; see `scaled`), and one that hangs gets none while the other one drawn is
+    better off. Envoy instead makes the turns of a busy backend rarer, which still
     sends to one that hangs. Among two or three backends, a light one gets more than its share
     while there are fewer requests in flight than weights.
 
@@ -65,8 +70,11 @@ def _fewer_in_flight(candidates: Sequence[Candidate], random: Callable[[], float
         number = random() * count
         index = int(number)
         one = candidates[index]
+        in_one = len(one._leases)
+        if in_one == NO_LEASES:
+            return one
         other = candidates[index - 1 - int((number - index) * others)]
-        return one if len(one._leases) <= len(other._leases) else other
+        return one if in_one <= len(other._leases) else other
 
     return Unkeyed(choose)
 
@@ -74,25 +82,29 @@ def _fewer_in_flight(candidates: Sequence[Candidate], random: Callable[[], float
 def _fewer_in_flight_per_weight(
     candidates: Sequence[Candidate], weights: Sequence[int], random: Callable[[], float]
 ) -> Unkeyed:
-    count = len(candidates)
-    ends, others = alias_table(weights)
+    shares = scaled(weights, entries_at_least=_PLACES_AT_LEAST)
+    total = sum(shares)
+    places = collected(_places(candidates, weights, shares, total))
 
     def choose() -> Candidate:
-        number = random() * count
+        number = random() * total
         index = int(number)
-        one = index if number < ends[index] else others[index]
-        for _ in range(_DRAWS):
-            number = random() * count
-            index = int(number)
-            other = index if number < ends[index] else others[index]
-            if other != one:
-                break
-        else:
-            # It outweighs the others by far: any of them will do.
-            other = index if index != one else index - 1
-        first, second = candidates[one], candidates[other]
-        in_first = len(first._leases) - NO_LEASES
-        in_second = len(second._leases) - NO_LEASES
-        return first if in_first * weights[other] <= in_second * weights[one] else second
+        one, weight, behind, others = places[index]
+        in_one = len(one._leases) - NO_LEASES
+        if not in_one:
+            return one
+        other, other_weight, _, _ = places[behind + int((number - index) * others)]
+        in_other = len(other._leases) - NO_LEASES
+        return one if in_one * other_weight <= in_other * weight else other
 
     return Unkeyed(choose)
+
+
+def _places(
+    candidates: Sequence[Candidate], weights: Sequence[int], shares: Sequence[int], total: int
+) -> Iterator[_Place]:
+    end = 0
+    for candidate, weight, share in zip(candidates, weights, shares, strict=True):
+        end += share
+        # Counted from the end of all places, so that going on from the last leads to the first.
+        yield from repeat((candidate, weight, end - total, total - share), share)

@@ -32,15 +32,17 @@ def smooth_sequence(weights: Sequence[int]) -> list[int]:
     return collected(_by_end_of_turn(scaled(weights)))
 
 
-def scaled(weights: Sequence[int]) -> list[int]:
+def scaled(weights: Sequence[int], entries_at_least: int = _ENTRIES_AT_LEAST) -> list[int]:
     """Return the same proportions in small numbers, each at least 1.
+
+    They add up to at most 16 times as many as there are, or to `entries_at_least` if that is more.
 
     >>> scaled([20, 40]), scaled([1, 65_535])
     ([1, 2], [1, 1022])
     """
     divisor = math.gcd(*weights)
     total = sum(weights) // divisor
-    limit = max(_ENTRIES_EACH * len(weights), _ENTRIES_AT_LEAST)
+    limit = max(_ENTRIES_EACH * len(weights), entries_at_least)
     if total <= limit:
         return [weight // divisor for weight in weights]
     # Rounding adds less than one to each.

@@ -6,9 +6,20 @@ from collections import Counter, deque
 import pytest
 from policy_cases import busy, candidates, counts, fits
 
-from backendpool_async.balance.candidate import Candidate
+from backendpool_async.balance.candidate import NO_LEASES, Candidate
 from backendpool_async.balance.policies import LeastRequest
 from backendpool_async.balance.policies.pairs import uniform_pairs, weighted_pairs
+
+
+class Always(random.Random):
+    """The same number again and again."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number = number
+
+    def random(self) -> float:
+        return self.number
 
 
 @pytest.mark.parametrize("number", [2, 3, 50])
@@ -80,6 +91,24 @@ def test_how_busy_one_is_counts_by_weight() -> None:
     assert counts(LeastRequest(), crowd, 300) == {light: 300}
     busy(heavy, 4)
     assert set(counts(LeastRequest(), crowd, 300)) == set(crowd)
+
+
+def test_whoever_draws_a_busy_one_draws_among_the_others_by_weight() -> None:
+    crowd = candidates(5, 1, 2)
+    busy(crowd[0], 100)
+    got = counts(LeastRequest(rng=random.Random(6)), crowd, 60_000)
+    assert set(got) == set(crowd[1:])
+    assert fits(got, lambda each: each.weight)
+
+
+@pytest.mark.parametrize("number", [0.0, 0.1, 0.5, 0.75, 0.875, 1 - 2**-53])
+@pytest.mark.parametrize("weights", [(1, 1), (1, 2), (65_535, 1), (3, 1, 7)])
+def test_a_busy_one_is_never_compared_with_itself(number: float, weights: tuple[int, ...]) -> None:
+    crowd = candidates(*weights)
+    for each in crowd:
+        busy(each, 1_000_000)
+        assert LeastRequest(rng=Always(number)).prepare(crowd)(None) is not each
+        each._leases[:] = [None] * NO_LEASES
 
 
 def test_one_that_hangs_gets_few_requests_and_the_others_share_the_rest() -> None:
