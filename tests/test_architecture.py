@@ -27,6 +27,7 @@ FLOORS = [
     {"portal"},
     {"sync"},
     {"balance"},
+    {"retries"},
     {"__init__", "testing"},
     {"demo"},
     {"cli_health"},

@@ -82,6 +82,7 @@ class Balancer:
         "_policy",
         "_pool",
         "_ready",
+        "_retries",
         "_started_pool",
         "_timer",
         "_view",
@@ -143,6 +144,7 @@ class Balancer:
             expire=self._expire,
         )
         self._history = History()
+        self._retries = 0
         self._ready: Chooser = self._refuse
         self._started_pool = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -192,7 +194,12 @@ class Balancer:
         if not self._builder.takes_long:
             self._builder.rebuild_if_stale()
         return explained(
-            self._view, self._pool._name, self._policy, self._history, self._outcomes.clock()
+            self._view,
+            self._pool._name,
+            self._policy,
+            self._history,
+            self._retries,
+            self._outcomes.clock(),
         )
 
     async def start(self, *, required: bool = True) -> None:

@@ -74,13 +74,17 @@ class BackendState:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a balancer knows at one moment: ``str()`` for people, `as_dict` for JSON."""
+    """What a balancer knows at one moment: ``str()`` for people, `as_dict` for JSON.
+
+    `retries`: how many requests were tried again on another backend, by the clients of this house.
+    """
 
     pool: str
     policy: str
     generation: int
     is_panic: bool
     available: int
+    retries: int
     error: str | None
     backends: tuple[BackendState, ...]
     changes: tuple[Change, ...]
@@ -134,7 +138,9 @@ class History:
         return tuple(self._changes)
 
 
-def explained(view: View, pool: str, policy: object, history: History, now: float) -> Explanation:
+def explained(
+    view: View, pool: str, policy: object, history: History, retries: int, now: float
+) -> Explanation:
     """Return what there is to say about a view."""
     error = view.snapshot.error
     return Explanation(
@@ -143,6 +149,7 @@ def explained(view: View, pool: str, policy: object, history: History, now: floa
         view.snapshot.generation,
         view.is_panic,
         len(view.available),
+        retries,
         None if error is None else str(error),
         tuple(_state(each, now) for each in view.listed),
         history.changes(),

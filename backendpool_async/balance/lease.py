@@ -29,7 +29,8 @@ class Lease:
 
     What is raised inside is a failure of the backend if it is the network's (see
     `transport_failure`), and `failed` says so by hand. A cancellation and every other exception is
-    neither a failure nor a success. Both ``async with`` and, for code without a loop, ``with``.
+    neither a failure nor a success. Both ``async with`` and, for code without a loop, ``with``;
+    `acquire` and `release` for a use that begins and ends in different places.
     """
 
     __slots__ = (
@@ -43,7 +44,7 @@ class Lease:
     )
 
     def __init__(self, lender: Lender, key: str | None, exclude: Collection[str]) -> None:
-        self._lender = lender
+        self._lender: Lender | None = lender
         self._key = key
         self._exclude = exclude
         self._candidate: Candidate | None = None
@@ -72,21 +73,15 @@ class Lease:
         self._failure = kind
         self._reason = quote(reason)[1:-1]
 
-    async def __aenter__(self) -> Self:
-        return self.__enter__()
+    def acquire(self) -> Self:
+        """Choose a backend and count it in flight until `release`.
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._leave(error)
-
-    def __enter__(self) -> Self:
-        if self._candidate is not None:
+        Raises `NoBackends` when there is none to choose, RuntimeError the second time.
+        """
+        lender = self._lender
+        if self._candidate is not None or lender is None:
             raise RuntimeError("a lease is for one use: ask the balancer for another")
-        lender, key, exclude = self._lender, self._key, self._exclude
+        key, exclude = self._key, self._exclude
         if exclude:
             candidate = lender._choose_avoiding(key, exclude)
         else:
@@ -96,19 +91,25 @@ class Lease:
         self._began = lender._outcomes.clock()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._leave(error)
+    def release(self, error: BaseException | None = None) -> None:
+        """End the use, and say what was raised in it; does nothing when it has ended already.
 
-    def _leave(self, error: BaseException | None) -> None:
-        candidate, outcomes = self._candidate, self._lender._outcomes
+        Raises RuntimeError before `acquire`.
+
+        >>> from backendpool_async import BackendPool, Balancer
+        >>> lease = Balancer(BackendPool.static(["10.0.0.1:80"])).lease().acquire()
+        >>> lease.backend
+        Backend('10.0.0.1:80')
+        >>> lease.release()
+        """
+        candidate, lender = self._candidate, self._lender
         if candidate is None:
             raise RuntimeError("the lease was not entered")
+        if lender is None:
+            return
+        self._lender = None
         candidate._leases.pop()
+        outcomes = lender._outcomes
         now = outcomes.clock()
         took = now - self._began
         if self._failure is None and error is not None:
@@ -121,3 +122,25 @@ class Lease:
             outcomes.succeeded(candidate, took, now)
         else:
             outcomes.failed(candidate, took, now, self._failure, self._reason)
+
+    async def __aenter__(self) -> Self:
+        return self.acquire()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release(error)
+
+    def __enter__(self) -> Self:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release(error)

@@ -149,3 +149,15 @@ async def test_a_lease_of_nothing_says_that_there_is_nothing() -> None:
     with pytest.raises(NoBackends, match="env:NOT_SET: there is no backend to choose"):
         async with balancer.lease():
             pytest.fail("there was one")
+
+
+def test_a_lease_acquired_and_released_by_hand_is_counted_once(balancer: Balancer) -> None:
+    lease = balancer.lease().acquire()
+    assert state(balancer).in_flight == 1
+    lease.release(ConnectionResetError("by peer"))
+    lease.release()
+    assert (state(balancer).in_flight, state(balancer).requests) == (0, 1)
+    assert state(balancer).failures == 1
+    assert lease.backend == A
+    with pytest.raises(RuntimeError, match="for one use"):
+        lease.acquire()
