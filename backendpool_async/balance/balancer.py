@@ -82,6 +82,7 @@ class Balancer:
         "_policy",
         "_pool",
         "_ready",
+        "_registry",
         "_retries",
         "_started_pool",
         "_timer",
@@ -122,7 +123,7 @@ class Balancer:
             view_changes=lambda: self._builder.invalidate(),
             unreachable=pool.refresh_soon,
         )
-        registry = CandidateRegistry(seconds("forget_after", forget_after))
+        registry = self._registry = CandidateRegistry(seconds("forget_after", forget_after))
         self._monitor: HealthMonitor | None = None
         if checks is not None:
             self._monitor = HealthMonitor(
@@ -154,6 +155,11 @@ class Balancer:
         _follow(pool, self)
         _all.add(self)
 
+    @property
+    def pool(self) -> BackendPool:
+        """The pool whose backends it chooses among."""
+        return self._pool
+
     def pick(self, key: str | None = None, exclude: Collection[str] = ()) -> Backend:
         """Return one backend; lock-free, from any thread, at any time.
 
@@ -182,24 +188,27 @@ class Balancer:
         """
         return Lease(self, key, exclude)
 
-    def explain(self) -> Explanation:
+    def explain(self, limit: int | None = None, match: str = "") -> Explanation:
         """Return what is known about each backend, and the last changes of the list.
+
+        With a `limit`, of so many backends at most, those in trouble first; None: of all, in the
+        order of the list. With `match`, of those only whose address contains it. From any thread;
+        a long list takes some milliseconds, in which a thread other than the loop's lets it run.
 
         >>> from backendpool_async import BackendPool
         >>> print(Balancer(BackendPool.static(["10.0.0.1:8080"])).explain())
         static, RoundRobin: 1 of 1 backend available
           10.0.0.1:8080            available  weight 1, 0 in flight, 0 of 0 failed
         """
-        self._rebuild_if_due()
-        if not self._builder.takes_long:
-            self._builder.rebuild_if_stale()
         return explained(
-            self._view,
+            self._current_view(),
             self._pool._name,
             self._policy,
             self._history,
             self._retries,
             self._outcomes.clock(),
+            limit,
+            match,
         )
 
     async def start(self, *, required: bool = True) -> None:
@@ -316,6 +325,13 @@ class Balancer:
 
     def _listed(self) -> Sequence[Candidate]:
         return self._view.listed
+
+    def _current_view(self) -> View:
+        """Return the view, built anew where that is due and does not take long."""
+        self._rebuild_if_due()
+        if not self._builder.takes_long:
+            self._builder.rebuild_if_stale()
+        return self._view
 
     def _rebuild_if_due(self) -> bool:
         """Build anew if the clock says so; return whether there is another view now."""

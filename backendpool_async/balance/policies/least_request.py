@@ -12,9 +12,9 @@ from backendpool_async.balance.pauses import collected
 from backendpool_async.balance.policies.smooth import scaled
 from backendpool_async.balance.policy import Chooser, Unkeyed
 
-# One of as many places as a candidate has weight: whose it is, the weight, where the places of
-# those behind it begin, and how many are not its own.
-_Place = tuple[Candidate, int, int, int]
+# One of as many places as a candidate has weight: whose it is, its leases, the weight, where the
+# places of those behind it begin, and how many are not its own.
+_Place = tuple[Candidate, list[None], int, int, int]
 
 _PLACES_AT_LEAST: Final = 8192
 
@@ -89,12 +89,12 @@ def _fewer_in_flight_per_weight(
     def choose() -> Candidate:
         number = random() * total
         index = int(number)
-        one, weight, behind, others = places[index]
-        in_one = len(one._leases) - NO_LEASES
+        one, leases, weight, behind, others = places[index]
+        in_one = len(leases) - NO_LEASES
         if not in_one:
             return one
-        other, other_weight, _, _ = places[behind + int((number - index) * others)]
-        in_other = len(other._leases) - NO_LEASES
+        other, leases, other_weight, _, _ = places[behind + int((number - index) * others)]
+        in_other = len(leases) - NO_LEASES
         return one if in_one * other_weight <= in_other * weight else other
 
     return Unkeyed(choose)
@@ -107,4 +107,5 @@ def _places(
     for candidate, weight, share in zip(candidates, weights, shares, strict=True):
         end += share
         # Counted from the end of all places, so that going on from the last leads to the first.
-        yield from repeat((candidate, weight, end - total, total - share), share)
+        place = (candidate, candidate._leases, weight, end - total, total - share)
+        yield from repeat(place, share)
