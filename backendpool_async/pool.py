@@ -299,6 +299,7 @@ class BackendPool(JudgingList, Constructors):
             result = self._judge(flight, outcome)
         except Exception as error:  # noqa: BLE001 - what a backend of the source's own class may do
             result = self._keep(self._explained(error, overdue=False))
+        self._count_refresh(result)
         run = self._run
         if run is not None:
             if not run.first.done():

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Self
 
 from backendpool_async.balance.balancer import Balancer
 from backendpool_async.balance.failures import Failure
@@ -57,15 +57,12 @@ class RetryBudget:
 
     def deposit(self) -> None:
         """Take note of one request."""
+        self._fade()
         self._tokens += self._share
 
     def withdraw(self) -> bool:
         """Return whether there may be one retry more, which is counted then."""
-        now = self._clock()
-        # Towards the reserve, from either side.
-        left = math.exp((self._at - now) / self._window)
-        self._tokens = self._reserve + (self._tokens - self._reserve) * left
-        self._at = now
+        self._fade()
         # A fifth added five times is not quite one.
         if self._tokens < 1.0 - 1e-6:
             return False
@@ -75,6 +72,13 @@ class RetryBudget:
     def give_back(self) -> None:
         """Say that a retry was not made after all."""
         self._tokens += 1.0
+
+    def _fade(self) -> None:
+        now = self._clock()
+        # Towards the reserve, from either side.
+        left = math.exp((self._at - now) / self._window)
+        self._tokens = self._reserve + (self._tokens - self._reserve) * left
+        self._at = now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +130,15 @@ class Attempts:
         self._retries.budget.deposit()
         return self._acquire()
 
+    def begun(self, lease: Lease) -> Self:
+        """Take a lease that the caller acquired, and counted in the budget, for the first try.
+
+        For clients that make this only when something went wrong.
+        """
+        self._left -= 1
+        self._tried = (lease.backend,)
+        return self
+
     def after_error(self, error: BaseException) -> Lease | None:
         """Return an acquired lease of another backend; None when the error is to be raised.
 
@@ -133,16 +146,20 @@ class Attempts:
         """
         failure = self._balancer._outcomes.classify(error)
         if failure is Failure.CONNECT or (failure is not None and self._can_repeat):
-            return self._another()
+            return self.another()
         return None
 
     def after_status(self, status: int) -> Lease | None:
         """Return an acquired lease of another backend; None when the answer is to be taken."""
         if self._can_repeat and status in self._retries.statuses:
-            return self._another()
+            return self.another()
         return None
 
-    def _another(self) -> Lease | None:
+    def another(self) -> Lease | None:
+        """Return an acquired lease of another backend for one more try; None when there is none.
+
+        Whatever the error was: for a try that the client's library makes by itself.
+        """
         if not self._left or not self._retries.budget.withdraw():
             return None
         try:

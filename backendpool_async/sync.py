@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -53,6 +53,11 @@ class BackendPool(CopiesShare, Constructors):
     def snapshot(self) -> Snapshot:
         """The list together with its generation, its age and the latest error, as one object."""
         return self._pool._snapshot
+
+    @property
+    def refreshes(self) -> Mapping[str, int]:
+        """How many refreshes came to what, as `backendpool_async.BackendPool.refreshes` has it."""
+        return self._pool.refreshes
 
     def update(self, entries: Iterable[str]) -> None:
         """Replace the list by a pushed one, as `backendpool_async.BackendPool.update` does."""

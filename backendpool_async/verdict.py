@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Final
 
 from backendpool_async.backend import Backend
 from backendpool_async.errors import (
+    BackendPoolError,
     EmptyAnswer,
     ShrunkAnswer,
     SourceError,
@@ -26,12 +28,18 @@ from backendpool_async.source import Answer
 
 # How often a shrunk answer is to come when a negative one is never believed.
 _SHRUNK_AFTER: Final = 3
+_GOOD: Final = "good"
+# All that can come of a refresh, so that each of them is counted from 0.
+_OUTCOMES: Final = (
+    _GOOD,
+    *(kind.__name__ for kind in (SourceError, SourceTimeout, EmptyAnswer, ShrunkAnswer)),
+)
 
 
 class JudgingList(LiveList):
     """A live list that takes good answers, and says why it does not take the others."""
 
-    __slots__ = ("_empty_after", "_failures", "_max_shrink", "_timeout")
+    __slots__ = ("_empty_after", "_failures", "_max_shrink", "_refreshes", "_timeout")
 
     def __init__(
         self,
@@ -48,6 +56,23 @@ class JudgingList(LiveList):
         self._empty_after = None if empty_after is None else count("empty_after", empty_after)
         self._max_shrink = None if max_shrink is None else share("max_shrink", max_shrink)
         self._failures = 0
+        self._refreshes = dict.fromkeys(_OUTCOMES, 0)
+
+    @property
+    def refreshes(self) -> Mapping[str, int]:
+        """How many refreshes came to what, ever: "good", or the class of the error by its name.
+
+        Good are the answers that were believed, "none" and one overtaken by an `update()` included.
+        A refresh that was cancelled came to nothing, and a fixed list has none. From any thread.
+
+        >>> from backendpool_async import BackendPool
+        >>> BackendPool.static(["10.0.0.1:8080"]).refreshes
+        {'good': 0, 'SourceError': 0, 'SourceTimeout': 0, 'EmptyAnswer': 0, 'ShrunkAnswer': 0}
+        """
+        return dict(self._refreshes)
+
+    def _count_refresh(self, result: Snapshot | BackendPoolError) -> None:
+        self._refreshes[_GOOD if isinstance(result, Snapshot) else type(result).__name__] += 1
 
     def _judge(self, flight: Flight, outcome: Outcome) -> Snapshot | SourceError:
         if isinstance(outcome, Answer):

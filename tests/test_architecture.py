@@ -27,7 +27,9 @@ FLOORS = [
     {"portal"},
     {"sync"},
     {"balance"},
-    {"retries"},
+    {"retries", "running"},
+    {"aiohttp", "fastapi", "metrics"},
+    {"status"},
     {"__init__", "testing"},
     {"demo"},
     {"cli_health"},
@@ -35,6 +37,7 @@ FLOORS = [
     {"__main__"},
 ]
 EXTRAS = {"aiohttp", "asyncinotify", "dns", "rich", "pytest", "pytest_asyncio", "hypothesis"}
+EXTRAS |= {"fastapi", "httpx", "httpx2", "opentelemetry", "starlette", "uvicorn"}
 
 
 def modules() -> dict[str, Path]:

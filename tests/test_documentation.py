@@ -61,7 +61,8 @@ def test_the_code_of_the_readme_runs_from_top_to_bottom(
         monkeypatch.delenv(name, raising=False)
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(blocks) >= 8
-    namespace: dict[str, object] = {}
+    # As a module's: `web.AppKey` asks for it.
+    namespace: dict[str, object] = {"__name__": "readme"}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
     assert capsys.readouterr().out.startswith("127.0.0.1 8080\n")

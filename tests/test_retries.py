@@ -57,6 +57,17 @@ def test_what_a_busy_time_left_over_fades() -> None:
     assert withdrawn(budget) == 0
 
 
+def test_requests_of_the_last_seconds_count_however_long_nothing_was_retried() -> None:
+    clock = Ticking()
+    budget = RetryBudget(0.2, at_least=0, window=10, clock=clock)
+    for _ in range(60):
+        clock.advance(1)
+        for _ in range(100):
+            budget.deposit()
+    # Those of ten seconds, more or less: the bucket leaks all the time.
+    assert 190 <= withdrawn(budget) <= 215
+
+
 def test_a_retry_goes_to_backends_that_were_not_tried(balancer: Balancer) -> None:
     tries = attempts(balancer)
     leases = [tries.first(), tries.after_error(REFUSED), tries.after_error(REFUSED)]

@@ -327,9 +327,9 @@ class Balancer:
         return self._view.listed
 
     def _current_view(self) -> View:
-        """Return the view, built anew where that is due and does not take long."""
+        """Return the view, built anew where due, if that takes not long or there is none yet."""
         self._rebuild_if_due()
-        if not self._builder.takes_long:
+        if not self._builder.takes_long or not self._view.listed:
             self._builder.rebuild_if_stale()
         return self._view
 

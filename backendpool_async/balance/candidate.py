@@ -22,6 +22,7 @@ class Candidate:
         "_leases",
         "backend",
         "consecutive_failures",
+        "ejections",
         "failures",
         "healthy_since",
         "is_healthy",
@@ -30,6 +31,7 @@ class Candidate:
         "last_failure",
         "latency",
         "peak",
+        "picks",
         "record",
         "requests",
         "weight",
@@ -40,12 +42,16 @@ class Candidate:
         self.weight: int = backend.weight
         self.latency: float | None = None
         self.peak: Any = None
+        self.picks: int = 0
+        """How often it was leased, whatever became of it."""
         self.requests: int = 0
         self.failures: int = 0
         self.consecutive_failures: int = 0
         self.last_failure: LastFailure | None = None
         self.record: EjectionRecord | None = None
         """What it has been ejected for, None while it never was."""
+        self.ejections: int = 0
+        """How often it was ejected in all."""
         self.is_healthy: bool | None = None
         """What the latest health checks say, None without any."""
         self.healthy_since: float | None = None

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 from backendpool_async.backend import Backend
 from backendpool_async.balance.candidate import Candidate
 from backendpool_async.balance.pauses import CHUNK, collected, pause
+from backendpool_async.balance.totals import Totals
 
 
 class CandidateRegistry:
     """The candidate of every address that is listed, or was until `forget_after` seconds ago."""
 
-    __slots__ = ("_absent_since", "_all", "_forget_after")
+    __slots__ = ("_absent_since", "_all", "_forget_after", "_forgetting", "_forgotten")
 
     def __init__(self, forget_after: float) -> None:
         self._all: dict[Backend, Candidate] = {}
         self._absent_since: dict[Backend, float] = {}
         self._forget_after = forget_after
+        self._forgotten = Totals()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew in a forked child: whatever held the lock is not in it."""
+        # A sum taken while one is forgotten would lack it, or have it twice. Reentrant: a signal
+        # handler may come back here.
+        self._forgetting = threading.RLock()
 
     def update(self, backends: Sequence[Backend], now: float) -> list[Candidate]:
         """Return the candidates of this list, in its order; who is missing in it is absent."""
@@ -40,11 +50,21 @@ class CandidateRegistry:
         # One and the same, whoever asks first: health checks ask at each result, from their thread.
         return self._all.get(backend) or self._all.setdefault(backend, Candidate(backend))
 
+    def totals(self) -> Totals:
+        """Return what was counted of all of them, those included that were forgotten since."""
+        with self._forgetting:
+            forgotten, known = self._forgotten, list(self._all.values())
+        return forgotten.plus(known)
+
     def _forget(self, now: float) -> None:
         due = [each for each, t in self._absent_since.items() if now - t >= self._forget_after]
-        for address in due:
-            if not self._all[address].in_flight:
-                del self._all[address], self._absent_since[address]
+        idle = [address for address in due if not self._all[address].in_flight]
+        if not idle:
+            return
+        with self._forgetting:
+            self._forgotten = self._forgotten.plus(self._all.pop(address) for address in idle)
+        for address in idle:
+            del self._absent_since[address]
 
     def _note_absence(self, present: set[Backend], now: float) -> None:
         if len(present) == len(self._all):

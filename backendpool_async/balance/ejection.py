@@ -167,6 +167,7 @@ class Ejector:
         time = min(rules.base_ejection_time * record.times, rules.max_ejection_time)
         record.until = now + time * random.uniform(1, 1 + _JITTER)
         record.reason = reason
+        candidate.ejections += 1
         # What comes after its return is counted anew.
         candidate.consecutive_failures = 0
         return f"{candidate.backend} is ejected for {record.until - now:.0f} s: {reason}"
@@ -194,6 +195,13 @@ def is_ejected(candidate: Candidate, now: float) -> bool:
 def is_available(candidate: Candidate, now: float) -> bool:
     """Whether it deserves requests: neither ejected nor found unhealthy by a check."""
     return candidate.is_healthy is not False and not is_ejected(candidate, now)
+
+
+def state_of(candidate: Candidate, now: float) -> str:
+    """Return ``available``, ``ejected`` or ``unhealthy``."""
+    if is_available(candidate, now):
+        return "available"
+    return "ejected" if is_ejected(candidate, now) else "unhealthy"
 
 
 def _rates(counted: dict[Candidate, tuple[int, int]], minimum: int) -> dict[Candidate, float]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from itertools import chain, islice
 from typing import Any, Final
 
 from backendpool_async.backend import Backend
 from backendpool_async.balance.candidate import Candidate
-from backendpool_async.balance.ejection import is_available, is_ejected
+from backendpool_async.balance.ejection import is_ejected, state_of
 from backendpool_async.balance.pauses import collected, pause
 from backendpool_async.balance.view import View
 from backendpool_async.errors import counted
 
 _CHANGES_KEPT: Final = 10
 _NAMED: Final = 10
+# Seconds for which a backend that failed comes before those that did not.
+_RECENTLY: Final = 60.0
+
+_Judged = tuple[str, Candidate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,9 @@ class BackendState:
     """What is known about one backend. Times are seconds; None: there is none.
 
     `state` is ``available``, ``ejected`` or ``unhealthy``. `last_failure_ago` and `ejected_for` are
-    counted from the moment of asking.
+    counted from the moment of asking. `picks` are its leases, of which `requests` ended with a
+    verdict; a cancelled one has none. `ejections` is what the next ejection is prolonged by, and
+    shrinks with time; `ejections_total` only grows.
     """
 
     backend: str
@@ -51,9 +58,11 @@ class BackendState:
     zone: str | None
     in_flight: int
     latency: float | None
+    picks: int
     requests: int
     failures: int
     ejections: int
+    ejections_total: int
     ejected_for: float | None
     ejected_because: str | None
     last_failure: str | None
@@ -76,7 +85,9 @@ class BackendState:
 class Explanation:
     """What a balancer knows at one moment: ``str()`` for people, `as_dict` for JSON.
 
-    `retries`: how many requests were tried again on another backend, by the clients of this house.
+    `available`, `ejected` and `unhealthy` count all that the balancer may choose from, also those
+    that are not in `backends` because of a limit (`omitted`) or a filter. `retries`: how many
+    requests were tried again on another backend, by the clients of this house.
     """
 
     pool: str
@@ -84,27 +95,38 @@ class Explanation:
     generation: int
     is_panic: bool
     available: int
+    ejected: int
+    unhealthy: int
     retries: int
     error: str | None
     backends: tuple[BackendState, ...]
+    omitted: int
     changes: tuple[Change, ...]
+
+    @property
+    def listed(self) -> int:
+        """How many the balancer may choose from."""
+        return self.available + self.ejected + self.unhealthy
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data: dictionaries, lists, strings, numbers, None."""
-        data = asdict(self)
-        data["backends"] = list(data["backends"])
+        # Not `asdict`, which copies each value too: that takes ten times as long.
+        data = _plain(self)
+        data["backends"] = collected(_plain(each) for each in self.backends)
         data["changes"] = [
-            {**change, "added": list(change["added"]), "removed": list(change["removed"])}
-            for change in data["changes"]
+            {**_plain(each), "added": list(each.added), "removed": list(each.removed)}
+            for each in self.changes
         ]
         return data
 
     def __str__(self) -> str:
         panic = "; panic: all are chosen among" if self.is_panic else ""
         error = f"; {self.error}" if self.error else ""
-        head = f"{self.pool}, {self.policy}: {self.available} of {counted(len(self.backends))}"
+        head = f"{self.pool}, {self.policy}: {self.available} of {counted(self.listed)}"
         lines = [f"{head} available{panic}{error}"]
         lines += [f"  {state}" for state in self.backends]
+        if self.omitted:
+            lines.append(f"  and {self.omitted} more")
         if self.changes:
             lines.append("last changes of the list")
             lines += [f"  {change}" for change in self.changes]
@@ -139,27 +161,58 @@ class History:
 
 
 def explained(
-    view: View, pool: str, policy: object, history: History, retries: int, now: float
+    view: View,
+    pool: str,
+    policy: object,
+    history: History,
+    retries: int,
+    now: float,
+    limit: int | None,
+    match: str,
 ) -> Explanation:
-    """Return what there is to say about a view."""
+    """Return what there is to say about a view; `limit` and `match` as in `Balancer.explain`."""
     error = view.snapshot.error
+    judged = collected((state_of(each, now), each) for each in view.listed)
+    states = Counter(state for state, _ in judged)
+    matching = judged
+    if match:
+        matching = collected(pair for pair in judged if match in pair[1].backend)
+    told = matching if limit is None else _troubled_first(matching, now, limit)
     return Explanation(
-        pool,
-        type(policy).__name__,
-        view.snapshot.generation,
-        view.is_panic,
-        len(view.available),
-        retries,
-        None if error is None else str(error),
-        tuple(_state(each, now) for each in view.listed),
-        history.changes(),
+        pool=pool,
+        policy=type(policy).__name__,
+        generation=view.snapshot.generation,
+        is_panic=view.is_panic,
+        available=states["available"],
+        ejected=states["ejected"],
+        unhealthy=states["unhealthy"],
+        retries=retries,
+        error=None if error is None else str(error),
+        backends=tuple(collected(_told(state, each, now) for state, each in told)),
+        omitted=len(matching) - len(told),
+        changes=history.changes(),
     )
 
 
-def _state(candidate: Candidate, now: float) -> BackendState:
+def _troubled_first(judged: Sequence[_Judged], now: float, limit: int) -> list[_Judged]:
+    """Return the first `limit`: those not available, those that failed of late, the others."""
+    ranks: tuple[list[_Judged], ...] = ([], [], [])
+    # Not sorted, which lets no other thread run until it is done.
+    for rank, pair in collected((_rank(*pair, now), pair) for pair in judged):
+        ranks[rank].append(pair)
+    return list(islice(chain(*ranks), limit))
+
+
+def _rank(state: str, candidate: Candidate, now: float) -> int:
+    if state != "available":
+        return 0
+    last = candidate.last_failure
+    return 2 if last is None or now - last.at > _RECENTLY else 1
+
+
+def _told(state: str, candidate: Candidate, now: float) -> BackendState:
     backend, record, last = candidate.backend, candidate.record, candidate.last_failure
     ejected = record if record is not None and is_ejected(candidate, now) else None
-    state = "available" if is_available(candidate, now) else "ejected" if ejected else "unhealthy"
     return BackendState(
         backend=str(backend),
         state=state,
@@ -167,11 +220,17 @@ def _state(candidate: Candidate, now: float) -> BackendState:
         zone=backend.zone,
         in_flight=candidate.in_flight,
         latency=candidate.latency,
+        picks=candidate.picks,
         requests=candidate.requests,
         failures=candidate.failures,
         ejections=record.times if record else 0,
+        ejections_total=candidate.ejections,
         ejected_for=ejected.until - now if ejected else None,
         ejected_because=ejected.reason if ejected else None,
         last_failure=last.reason if last else None,
         last_failure_ago=now - last.at if last else None,
     )
+
+
+def _plain(thing: BackendState | Change | Explanation) -> dict[str, Any]:
+    return {field.name: getattr(thing, field.name) for field in fields(thing)}

@@ -39,6 +39,7 @@ _OF_LIBRARIES: Final[dict[str, dict[str, Failure | None]]] = {
         "ClientPayloadError": Failure.TRANSPORT,
         "ClientResponseError": None,
         "InvalidURL": None,
+        "HttpProcessingError": Failure.TRANSPORT,
     },
     "httpx": {
         "ConnectError": Failure.CONNECT,
@@ -61,6 +62,8 @@ _OF_LIBRARIES: Final[dict[str, dict[str, Failure | None]]] = {
         "ProtocolError": Failure.TRANSPORT,
     },
 }
+# Also where it is one of a client's errors besides.
+_OF_LIBRARIES["backendpool_async"] = {"NoBackends": None}
 _OF_LIBRARIES["httpx2"] = _OF_LIBRARIES["httpx"]
 _OF_LIBRARIES["httpcore2"] = _OF_LIBRARIES["httpcore"]
 

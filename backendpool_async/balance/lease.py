@@ -34,6 +34,7 @@ class Lease:
     """
 
     __slots__ = (
+        "_answered_at",
         "_began",
         "_candidate",
         "_exclude",
@@ -49,6 +50,7 @@ class Lease:
         self._exclude = exclude
         self._candidate: Candidate | None = None
         self._failure: Failure | None = None
+        self._answered_at: float | None = None
 
     @property
     def backend(self) -> Backend:
@@ -73,6 +75,14 @@ class Lease:
         self._failure = kind
         self._reason = quote(reason)[1:-1]
 
+    def answered(self) -> None:
+        """Say that its latency ends here, though the use goes on; as of a WebSocket that is open.
+
+        How long such a use takes says nothing of the backend. Nothing happens once it has ended.
+        """
+        if self._lender is not None:
+            self._answered_at = self._lender._outcomes.clock()
+
     def acquire(self) -> Self:
         """Choose a backend and count it in flight until `release`.
 
@@ -87,6 +97,7 @@ class Lease:
         else:
             candidate = lender._next() if key is None else lender._choose(key)
         candidate._leases.append(None)
+        candidate.picks += 1
         self._candidate = candidate
         self._began = lender._outcomes.clock()
         return self
@@ -111,7 +122,7 @@ class Lease:
         candidate._leases.pop()
         outcomes = lender._outcomes
         now = outcomes.clock()
-        took = now - self._began
+        took = (now if self._answered_at is None else self._answered_at) - self._began
         if self._failure is None and error is not None:
             self._failure = outcomes.classify(error)
             if self._failure is None:

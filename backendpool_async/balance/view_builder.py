@@ -65,6 +65,7 @@ class ViewBuilder:
         self._deciding = threading.RLock()
         self._one_at_a_time = threading.RLock()
         self._list_differs = threading.Event()
+        self._registry.reset()
         self._is_stale = True
         self._is_aside = False
         self._thread: threading.Thread | None = None

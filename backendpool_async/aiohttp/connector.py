@@ -1,0 +1,196 @@
+"""Connections to the backends of pools, for aiohttp's client."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import ssl
+import weakref
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from functools import partial
+from typing import Final, NamedTuple, TypedDict, Unpack
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.tracing import Trace
+
+from backendpool_async.balance.balancer import Balancer
+from backendpool_async.keywords import seconds
+from backendpool_async.pool import BackendPool
+
+# A request may have chosen a backend so long before a connection to it is made.
+_REMEMBERED: Final = 600.0
+
+
+class ConnectorOptions(TypedDict, total=False):
+    """What `BackendConnector` passes on to ``aiohttp.TCPConnector``."""
+
+    ssl: bool | aiohttp.Fingerprint | ssl.SSLContext
+    limit: int
+    limit_per_host: int
+    keepalive_timeout: float | None
+    force_close: bool
+    family: socket.AddressFamily
+    local_addr: tuple[str, int] | None
+    resolver: AbstractResolver | None
+    use_dns_cache: bool
+    ttl_dns_cache: int | None
+    dns_cache_max_size: int
+    happy_eyeballs_delay: float | None
+    interleave: int | None
+    socket_factory: aiohttp.SocketFactoryType | None
+    enable_cleanup_closed: bool
+    timeout_ceil_threshold: float
+
+
+class BackendConnector(aiohttp.TCPConnector):
+    """A connector whose connections go with their backends, and grow no older than `max_age`.
+
+    When a backend leaves the list, its idle connections are closed at once and those in use after
+    their response; WebSockets stay open. A connection older than `max_age` seconds (up to a fifth
+    less, at random, so that not all end at once) is closed as well, when it is idle. One that the
+    server closed while it was idle is not used again, and one that was verified for a TLS name is
+    used for that name only. A backend that is an IP address is never looked up.
+
+    It is for the pools of all balancers (or pools) that are given; connections to other hosts have
+    the maximal age only. Like every connector of aiohttp it belongs to the running event loop, and
+    the session that uses it closes it. The `options` are those of ``aiohttp.TCPConnector``.
+
+    Raises TypeError or ValueError for an argument of the wrong kind, RuntimeError without a running
+    event loop.
+
+    >>> import aiohttp, asyncio
+    >>> from backendpool_async import BackendPool, Balancer
+    >>> from backendpool_async.aiohttp import BackendConnector
+    >>> async def main() -> None:
+    ...     balancer = Balancer(BackendPool.static(["10.0.0.1:8080"]))
+    ...     async with aiohttp.ClientSession(connector=BackendConnector(balancer, limit=1000)):
+    ...         pass
+    >>> asyncio.run(main())
+    """
+
+    def __init__(
+        self,
+        *balancers: Balancer | BackendPool,
+        max_age: float = 300.0,
+        **options: Unpack[ConnectorOptions],
+    ) -> None:
+        pools = [each._pool if isinstance(each, Balancer) else each for each in balancers]
+        if not pools or not all(isinstance(pool, BackendPool) for pool in pools):
+            raise TypeError(
+                "a connector is for one or more backendpool_async.Balancer or BackendPool,"
+                f" not {balancers!r}"
+            )
+        self._max_age = seconds("max_age", max_age)
+        super().__init__(**options)
+        self._pools = pools
+        self._listed: frozenset[str] = self._list_now()
+        self._removed: dict[str, float] = {}
+        self._known: weakref.WeakKeyDictionary[ResponseHandler, _Connection] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._age_timer: asyncio.TimerHandle | None = None
+        self._stop_following = [_follow(pool, self) for pool in pools]
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        """Close all connections."""
+        for stop in self._stop_following:
+            stop()
+        if self._age_timer is not None:
+            self._age_timer.cancel()
+        await super().close(abort_ssl=abort_ssl)
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        # One of the connector's methods that aiohttp documents for subclasses.
+        protocol = await super()._create_connection(req, traces, timeout)
+        address = _address(req)
+        expires_at = self._loop.time() + self._max_age * random.uniform(0.8, 1.0)
+        self._known[protocol] = _Connection(address, expires_at)
+        if address in self._removed:
+            protocol.force_close()
+        if self._age_timer is None:
+            self._set_age_timer(expires_at)
+        return protocol
+
+    def _follow_lists(self) -> None:
+        before, self._listed = self._listed, self._list_now()
+        now = self._loop.time()
+        self._removed = {
+            address: at
+            for address, at in self._removed.items()
+            if address not in self._listed and at > now - _REMEMBERED
+        }
+        gone = before - self._listed
+        self._removed.update(dict.fromkeys(gone, now))
+        self._retire([protocol for protocol, known in self._known.items() if known.address in gone])
+
+    def _end_old_age(self) -> None:
+        self._age_timer = None
+        now = self._loop.time()
+        left = []
+        old = []
+        for protocol, known in self._known.items():
+            if known.expires_at <= now:
+                old.append(protocol)
+            elif protocol.is_connected():
+                left.append(known.expires_at)
+        self._retire(old)
+        for protocol in old:
+            del self._known[protocol]
+        if left:
+            # Many connections that were made one after another do not wake the loop for each.
+            self._set_age_timer(max(min(left), now + self._max_age / 100))
+
+    def _retire(self, protocols: Collection[ResponseHandler]) -> None:
+        """Close those that are idle, and let the others be closed after their response."""
+        if not protocols:
+            return
+        idle = {protocol for connections in self._conns.values() for protocol, _ in connections}
+        for protocol in protocols:
+            protocol.force_close()
+            if protocol in idle:
+                # The connector finds that out when it looks for one to use.
+                protocol.close()
+
+    def _set_age_timer(self, at: float) -> None:
+        reference = weakref.ref(self)
+
+        def end_old_age() -> None:
+            if (alive := reference()) is not None:
+                alive._end_old_age()
+
+        self._age_timer = self._loop.call_at(at, end_old_age)
+
+    def _list_now(self) -> frozenset[str]:
+        return frozenset(backend for pool in self._pools for backend in pool.backends())
+
+
+class _Connection(NamedTuple):
+    """Where a connection leads, and when it is too old, on the loop's clock."""
+
+    address: str
+    expires_at: float
+
+
+def _address(request: aiohttp.ClientRequest) -> str:
+    host, port = request.url.raw_host or "", request.url.port
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _follow(pool: BackendPool, connector: BackendConnector) -> Callable[[], None]:
+    """Let a connector know when the list changes, from any thread; return what ends that."""
+
+    # Weakly: a pool does not keep the connectors of sessions that nobody closed.
+    def wake() -> None:
+        if (alive := reference()) is not None:  # pragma: no branch - a moment before it is popped
+            with suppress(RuntimeError):
+                alive._loop.call_soon_threadsafe(alive._follow_lists)
+
+    reference = weakref.ref(connector, lambda _: pool._wakers.pop(wake, None))
+    pool._add_waker(wake)
+    return partial(pool._remove_waker, wake)

@@ -1,0 +1,60 @@
+"""The end of a lease with the end of its response."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from functools import partial
+from typing import Final
+
+from aiohttp import ClientConnectionError, ClientResponse, StreamReader
+from aiohttp.client_proto import ResponseHandler
+
+from backendpool_async.balance.lease import Lease
+
+_SWITCHING_PROTOCOLS: Final = 101
+
+
+def release_at_end(lease: Lease, response: ClientResponse) -> None:
+    """Release the lease when the response is read to its end, released, closed or dropped.
+
+    After 101 (RFC 9110, section 15.2.2): when the connection is closed.
+    """
+    connection = response.connection
+    if connection is None:
+        # It came as a whole.
+        lease.release()
+        return
+    protocol = connection.protocol
+    if response.status == _SWITCHING_PROTOCOLS and protocol is not None:
+        _release_with_socket(lease, protocol)
+        return
+    connection.add_callback(
+        partial(_release_with_response, lease, response.content, sys.exception())
+    )
+
+
+def _release_with_response(
+    lease: Lease, content: StreamReader, handled: BaseException | None
+) -> None:
+    error = content.exception()
+    if error is None:
+        # Nobody closes a response that is dropped, and the collector comes at any time.
+        lease.release(None if content.is_eof() else asyncio.CancelledError())
+    elif type(error) is ClientConnectionError:
+        # aiohttp's mark of a response that is closed before its end. An exception under way is the
+        # reason, unless it is an earlier one that the caller was handling all the time.
+        reason = sys.exception()
+        lease.release(None if reason is handled else reason)
+    else:
+        lease.release(error)
+
+
+def _release_with_socket(lease: Lease, protocol: ResponseHandler) -> None:
+    lease.answered()
+    closed = protocol.closed
+    if closed is None:
+        lease.release()
+        return
+    # Not the response's end: aiohttp leaves that to the collector when the connection is lost.
+    closed.add_done_callback(lambda done: lease.release(done.exception()))

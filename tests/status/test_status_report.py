@@ -1,0 +1,177 @@
+"""What the data tells of pools and balancers."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Sequence
+
+import pytest
+from asking import ask, status_of
+
+from backendpool_async import Backend, BackendPool, Balancer, Candidate, Chooser, Subset
+from backendpool_async.status import StatusApp
+from backendpool_async.sync import BackendPool as SyncBackendPool
+from backendpool_async.testing import fed_pool
+
+A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+
+
+def fail(balancer: Balancer, backend: str, times: int, why: str = "503") -> None:
+    others = {each for each in balancer.pool.backends() if each != backend}
+    for _ in range(times):
+        with balancer.lease(exclude=others) as lease:
+            lease.failed(why)
+
+
+async def test_a_balancer_is_told_as_it_explains_itself() -> None:
+    balancer = Balancer(BackendPool.static([Backend(A, weight=2, zone="near"), B]))
+    fail(balancer, B, 5)
+    (told,) = await status_of(StatusApp(api=balancer))
+    explained = balancer.explain(200).as_dict()
+    for key in explained.keys() - {"pool", "backends"}:
+        assert told[key] == explained[key], key
+    first, second = told["backends"]
+    assert first.keys() == explained["backends"][0].keys()
+    assert (first["backend"], first["state"], first["last_failure"]) == (B, "ejected", "503")
+    assert first["ejected_for"] > 20
+    assert first["ejected_because"] == "5 failures in a row"
+    assert (second["backend"], second["weight"], second["zone"]) == (A, 2, "near")
+    assert (told["pool"], told["source"], told["policy"]) == ("api", "static", "RoundRobin")
+    assert (told["listed"], told["available"], told["ejected"], told["unhealthy"]) == (2, 1, 1, 0)
+    assert (told["refresh"], told["age"]) == ("none", None)
+
+
+async def test_a_list_that_fails_to_be_refreshed_says_why_and_how_old_it_is() -> None:
+    async with fed_pool(A, B) as (pool, feed):
+        app = StatusApp(api=Balancer(pool), plain=BackendPool.static([C]))
+        told, _ = await status_of(app)
+        assert (told["refresh"], told["error"], told["generation"]) == ("running", None, 1)
+        await feed.fail(OSError("no route"))
+        told, _ = await status_of(app)
+        assert "no route" in told["error"]
+        assert 0 <= told["age"] < 60
+        assert told["refreshes"]["SourceError"] == 1
+    told, _ = await status_of(app)
+    assert told["refresh"] == "stopped"
+
+
+async def test_a_pool_without_a_balancer_is_told_too() -> None:
+    pool = BackendPool.static([A, Backend(B, zone="far")])
+    told, synchronous = await status_of(StatusApp(pool, other=SyncBackendPool.static([C])))
+    assert (told["pool"], told["policy"], told["listed"]) == ("static", None, 2)
+    assert told["backends"] == [
+        {"backend": A, "weight": 1, "zone": None},
+        {"backend": B, "weight": 1, "zone": "far"},
+    ]
+    assert (synchronous["pool"], synchronous["backends"][0]["backend"]) == ("other", C)
+
+
+async def test_a_subset_is_told_as_one() -> None:
+    balancer = Balancer(BackendPool.static([A, B, C]), subset=Subset(client=0, size=1))
+    (told,) = await status_of(StatusApp(balancer))
+    assert (told["listed"], told["total"], len(told["backends"])) == (1, 3, 1)
+
+
+async def test_what_came_and_went_is_told_and_a_long_change_is_cut() -> None:
+    pool = BackendPool.static([A])
+    balancer = Balancer(pool)
+    balancer.pick()
+    pool.update([f"10.0.1.{n}:80" for n in range(30)])
+    (told,) = await status_of(StatusApp(balancer))
+    (change,) = told["changes"]
+    assert (change["generation"], change["removed"], change["removed_count"]) == (1, [A], 1)
+    assert (len(change["added"]), change["added_count"]) == (20, 30)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+async def test_of_many_backends_those_asked_for_are_told(balanced: bool) -> None:
+    pool = BackendPool.static([f"10.0.{n}.1:80" for n in range(250)])
+    app = StatusApp(Balancer(pool) if balanced else pool)
+    (told,) = await status_of(app)
+    assert (told["listed"], len(told["backends"]), told["omitted"]) == (250, 200, 50)
+    (told,) = await status_of(app, "limit=3&match=10.0.24")
+    assert [each["backend"] for each in told["backends"]] == [
+        "10.0.24.1:80",
+        "10.0.240.1:80",
+        "10.0.241.1:80",
+    ]
+    assert (told["listed"], told["omitted"]) == (250, 8)
+    (told,) = await status_of(app, "match=%20API")
+    assert (told["backends"], told["omitted"]) == ([], 0)
+
+
+@pytest.mark.parametrize("limit", ["-1", "1001", "many", "", "1e2", "٣", "9" * 5000])
+async def test_a_limit_that_is_none_is_refused(limit: str) -> None:
+    answered = await ask(StatusApp(BackendPool.static([A])), "/status.json", query=f"limit={limit}")
+    assert (answered.status, answered.body) == (400, "limit is a number from 0 to 1000\n")
+
+
+async def test_a_query_of_very_many_fields_is_refused() -> None:
+    answered = await ask(StatusApp(), "/status.json", query="a=1&" * 1000)
+    assert answered.status == 400
+
+
+async def test_a_policy_that_raises_hides_neither_its_list_nor_the_others() -> None:
+    class Broken:
+        def prepare(self, candidates: Sequence[Candidate]) -> Chooser:
+            raise ZeroDivisionError(HOSTILE)
+
+    app = StatusApp(
+        broken=Balancer(BackendPool.static([A]), Broken()), whole=BackendPool.static([B])
+    )
+    broken, whole = await status_of(app)
+    assert "could not prepare its choice: ZeroDivisionError" in broken["error"]
+    assert [each["backend"] for each in broken["backends"]] == [A]
+    assert whole["error"] is None
+
+
+async def test_nothing_to_show_is_no_error() -> None:
+    assert await status_of(StatusApp()) == []
+
+
+@pytest.mark.parametrize("limit", [200, 1000])
+async def test_very_many_backends_do_not_hold_the_loop(limit: int) -> None:
+    many = [f"10.{n >> 8}.{n & 255}.1:80" for n in range(50_000)]
+    balancer = Balancer(BackendPool.static(many))
+    balancer.pick()
+    fail(balancer, "10.30.1.1:80", 5)
+    app = StatusApp(many=balancer)
+    gc.disable()
+    try:
+        asked = asyncio.create_task(status_of(app, f"limit={limit}"))
+        longest, before = 0.0, time.thread_time()
+        while not asked.done():
+            await asyncio.sleep(0)
+            # The time of this thread: what others use of the processor is not its stall.
+            longest, before = max(longest, time.thread_time() - before), time.thread_time()
+    finally:
+        gc.enable()
+    (told,) = asked.result()
+    assert told["backends"][0]["backend"] == "10.30.1.1:80"
+    assert told["omitted"] == 50_000 - limit
+    assert longest < 0.015
+
+
+async def test_who_does_not_wait_for_the_answer_keeps_nobody_else_from_it() -> None:
+    many = BackendPool.static([f"10.{n >> 8}.{n & 255}.1:80" for n in range(20_000)])
+    app = StatusApp(Balancer(many))
+    impatient = [asyncio.create_task(status_of(app)) for _ in range(5)]
+    await asyncio.sleep(0)
+    for task in impatient:
+        task.cancel()
+    (told,) = await status_of(app)
+    assert told["listed"] == 20_000
+    await asyncio.wait(impatient)
+    assert all(task.cancelled() for task in impatient)
+
+
+def test_what_is_neither_a_balancer_nor_a_pool_is_refused() -> None:
+    with pytest.raises(TypeError, match="neither a Balancer nor a BackendPool"):
+        StatusApp([A])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="title is a str"):
+        StatusApp(title=BackendPool.static([A]))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="two are called 'static'"):
+        StatusApp(BackendPool.static([A]), BackendPool.static([B]))
