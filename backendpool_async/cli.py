@@ -36,7 +36,7 @@ _INTERRUPTED: Final = 130
 _NOBODY_READS: Final = 141
 _TERMINATED: Final = 143
 
-_DEMO_NEEDS: Final = {"rich": "rich", "dns": "dnspython"} | (
+_DEMO_NEEDS: Final = {"aiohttp": "aiohttp", "rich": "rich", "dns": "dnspython"} | (
     {"asyncinotify": "asyncinotify"} if sys.platform == "linux" else {}
 )
 
@@ -122,9 +122,9 @@ def _parser() -> argparse.ArgumentParser:
             )
     demo = commands.add_parser(
         "demo",
-        help="see lists change and break, in 15 seconds",
-        description="Follow a file, a DNS name and the environment while they change and break;"
-        " all are the demo's own. Takes about 15 seconds.",
+        help="see backends deployed and killed under load, in 15 seconds",
+        description="Send a steady load through a proxy to three backends, while they are deployed"
+        " anew and killed and their lists break; all are the demo's own. Takes about 15 seconds.",
     )
     demo.set_defaults(run=_demo)
     return parser

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from backendpool_async import Snapshot
 from backendpool_async.demo.follower import Follower
+from backendpool_async.demo.load import Load
 from backendpool_async.demo.screen import Screen, duration
 
 
@@ -47,17 +48,13 @@ class Director:
         done = [await self._do(deed) for deed in deeds]
         await asyncio.gather(*map(self._see_failure, done))
 
-    async def break_for_a_moment(self, deed: Deed) -> None:
-        """Break a place that mends itself."""
-        await self.break_(deed)
+    async def expect(self, follower: Follower, what: str, holds: Callable[[], bool]) -> str:
+        """Wait for it; return what a line may say about how long it took."""
         began = time.perf_counter()
-        if await self._met(
-            deed,
-            "recovered, with the list kept",
-            lambda snapshot: snapshot.error is None and _lists(snapshot, deed.shows),
-        ):
-            deed.follower.recovers()
-            self._screen.shows(deed.follower, deed.shows, f"recovered after {_since(began)}")
+        if await follower.until(lambda _: holds(), self._patience):
+            return f"after {_since(began)}"
+        self._miss(follower, what)
+        return "NOT SEEN"
 
     def hold(self, followers: Iterable[Follower]) -> None:
         """Show what is served while all is broken."""
@@ -65,8 +62,12 @@ class Director:
             backends = follower.pool.backends()
             self._screen.shows(follower, backends, f"{follower.tally.reads_while_broken:,} reads")
 
-    def judge(self, followers: Iterable[Follower]) -> None:
+    def judge(self, followers: Iterable[Follower], load: Load) -> None:
         """Note what only the tallies tell."""
+        for what, times in load.failures.items():
+            self.unmet.append(f"{times} requests failed: {what}")
+        if not load.answers:
+            self.unmet.append("no request was answered")
         for follower in followers:
             tally = follower.tally
             if tally.empty_reads:
@@ -103,15 +104,19 @@ class Director:
             "failing, with the list kept",
             lambda snapshot: snapshot.error is not None and _lists(snapshot, deed.shows),
         ) and (error := pool.snapshot.error):
+            deed.follower.tally.reasons.append(error.reason)
             self._screen.fails(deed.follower, error, f"after {_since(began)}")
 
     async def _met(self, deed: Deed, what: str, condition: Callable[[Snapshot], bool]) -> bool:
         follower = deed.follower
         if await follower.until(condition, self._patience):
             return True
+        self._miss(follower, what)
+        return False
+
+    def _miss(self, follower: Follower, what: str) -> None:
         self.unmet.append(f"{follower.name}: not seen in {duration(self._patience)}: {what}")
         self._screen.misses(follower, what)
-        return False
 
 
 def _lists(snapshot: Snapshot, backends: Sequence[str]) -> bool:

@@ -23,6 +23,7 @@ class Tally:
     failures_survived: int = 0
     longest_failure: float = 0.0
     served_meanwhile: int | None = None
+    reasons: list[str] = field(default_factory=list)
     reads: int = 0
     reads_while_broken: int = 0
     empty_reads: int = 0

@@ -8,17 +8,20 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds, chosen so that a person can read along and is done in a quarter of a minute.
+    """Numbers chosen so that a person can read along and is done in a quarter of a minute.
 
-    `reading` is the rest after each act, `outage` the time for which all is broken, `patience`
-    how long a pool may take to show what is expected of it. The others are what the pools are
-    made with.
+    `rate` is in requests a second, `answers_after` the seconds that a backend takes for one. Of the
+    other seconds, `reading` is the rest after each act, `draining` the time between the end of a
+    backend's listing and its own, `outage` that for which both lists are broken, `patience` how
+    long anything may take that is expected. The rest is what the pool of the name is made with.
     """
 
-    reading: float = 1.0
+    rate: float = 200.0
+    answers_after: float = 0.005
+    reading: float = 0.7
+    draining: float = 0.3
     outage: float = 1.5
     patience: float = 5.0
-    env_interval: float = 0.5
     dns_interval: float = 1.2
     dns_timeout: float = 0.5
     dns_min_ttl: float = 0.5

@@ -1,17 +1,15 @@
-"""Where the demo lists its backends: a file, a DNS name and the environment, all its own."""
+"""Where the demo lists its backends: a file and a DNS name, both its own."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from backendpool_async.testing.dns_server import FakeDnsServer, nxdomain, records, silence
+from backendpool_async.testing.dns_server import FakeDnsServer, silence
 
-_HALF_A_LINE: Final = "10.1.0."
+_HALF_A_LINE: Final = "127.0."
 
 
 class ListFile:
@@ -37,65 +35,22 @@ class ListFile:
 class ServedName:
     """A DNS name, served on loopback."""
 
-    name: Final = "api.demo.test"
-    port: Final = 80
+    name: Final = "proxy.demo.test"
 
     def __init__(self, server: FakeDnsServer, ttl: int) -> None:
         self.address: str = server.address
         self.ttl = ttl
         self._server = server
 
-    async def publish(self, backends: Sequence[str]) -> None:
-        """Answer with the addresses of these from now on; ends a silence."""
+    async def publish(self, address: str) -> None:
+        """Answer with this from now on; ends a silence."""
         self._server.outage = None
-        self._server.answer(self.name, *_addresses(backends), ttl=self.ttl)
+        self._server.answer(self.name, address, ttl=self.ttl)
 
     async def fall_silent(self) -> None:
         """Answer nothing at all."""
         self._server.outage = silence()
 
-    async def vanish_once(self, backends: Sequence[str]) -> None:
-        """Say NXDOMAIN to the next query, and go on with these."""
-        # Not to be cached: it is the server that changes its mind, the pool that has to ask.
-        gone = nxdomain(negative_ttl=0)
-        self._server.script(self.name, gone, records(*_addresses(backends), ttl=self.ttl))
-
-
-class Variables:
-    """Numbered variables in the environment of this process, which gets it back as it was."""
-
-    prefix: Final = "BACKENDPOOL_DEMO"
-
-    def __init__(self) -> None:
-        self._before: dict[str, str] = {}
-
-    async def publish(self, backends: Sequence[str]) -> None:
-        """Set one variable a backend, and no others of the prefix."""
-        self._clear()
-        for number, backend in enumerate(backends):
-            os.environ[f"{self.prefix}_{number}"] = backend
-
-    def __enter__(self) -> Self:
-        self._before = self._clear()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._clear()
-        os.environ.update(self._before)
-
-    def _clear(self) -> dict[str, str]:
-        names = [name for name in os.environ if name.startswith(f"{self.prefix}_")]
-        return {name: os.environ.pop(name) for name in names}
-
 
 def _lines(backends: Sequence[str]) -> str:
     return "".join(f"{backend}\n" for backend in backends)
-
-
-def _addresses(backends: Sequence[str]) -> list[str]:
-    return [backend.rpartition(":")[0] for backend in backends]

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from backendpool_async import SourceError
 from backendpool_async.demo.follower import Follower, Tally
+from backendpool_async.demo.load import Load
 
 _WIDTH: Final = 80
 _LEFT: Final = 9
@@ -44,8 +45,9 @@ class Screen:
         """Say what is about to be seen."""
         self._console.print("backendpool demo", style="bold")
         self._console.print(
-            "Three places list backends, and a pool follows each. The places change and\n"
-            "break, while a reader takes the list of every pool about once a millisecond.\n"
+            "Requests come at a steady rate: from a client that finds the proxy by a DNS\n"
+            "name, through the proxy, which finds its backends in a file, to three backends,\n"
+            "each a process. They are deployed anew and killed, and the lists break.\n"
             "All that you see was measured."
         )
         self._console.print()
@@ -69,23 +71,21 @@ class Screen:
         line = Text()
         for backend in after:
             is_new = backend not in before
-            line.append(f" +{backend}" if is_new else f"  {backend}", "green" if is_new else "")
+            line.append(f" {'+' if is_new else ' '}{_port(backend)}", "green" if is_new else "")
         for gone in before:
             if gone not in after:
-                line.append(f" -{gone}", "red")
+                line.append(f" -{_port(gone)}", "red")
         self._line(follower, line, note)
+
+    def tells(self, who: str, text: str, note: str) -> None:
+        """Print what somebody else than a pool has to say."""
+        self._told(who, Text(f"  {text}"), note)
 
     def fails(self, follower: Follower, error: SourceError, note: str) -> None:
         """Print why the source of a pool fails."""
         self._line(follower, Text("  failing", "yellow"), note)
-        indent = " " * (_LEFT + _NAME + 2)
-        self._console.print(
-            textwrap.fill(
-                error.reason, self._console.width, initial_indent=indent, subsequent_indent=indent
-            ),
-            style="dim",
-            markup=False,
-        )
+        indent = _LEFT + _NAME + 2
+        self._paragraph(f"{'':{indent}}{error.reason}", indent, style="dim")
 
     def misses(self, follower: Follower, what: str) -> None:
         """Print that a pool does not show what it should."""
@@ -101,13 +101,37 @@ class Screen:
             table.add_row(title, *(of(follower.tally) for follower in followers))
         self._console.print(table)
 
+    def sum_up_requests(self, load: Load, retries: int) -> None:
+        """Print what became of the requests."""
+        p50, p99 = duration(load.percentile(50)), duration(load.percentile(99))
+        total = max(1, load.answers.total())
+        shares = [f"{name} {times / total:.0%}" for name, times in sorted(load.answers.items())]
+        for title, text in (
+            ("requests", f"{load.requests:,}"),
+            ("  failed", f"{load.failures.total():,}"),
+            ("  tried again elsewhere", f"{retries:,}"),
+            ("answered within", f"{p50} (p50), {p99} (p99)"),
+            ("shares", ", ".join(shares)),
+        ):
+            self._paragraph(f"    {title:28}{text}", indent=32)
+        self._console.print()
+
+    def sum_up_kept(self, followers: Sequence[Follower]) -> None:
+        """Print what was served in spite of what."""
+        self._console.print()
+        for follower in followers:
+            tally = follower.tally
+            kept = f"kept {_number(tally.served_meanwhile)} for {duration(tally.longest_failure)}"
+            for reason in tally.reasons:
+                self._paragraph(f"    {follower.name:{_NAME}}{kept}: {reason}", indent=10)
+
     def end(self, unmet: Sequence[str]) -> None:
         """Print whether all went as it should."""
         elapsed = time.perf_counter() - self._began
         self._console.print()
         if not unmet:
             self._console.print(
-                "Every change was seen, every failure survived, no read was empty."
+                "No request failed, every change was seen, every failure survived."
                 f" ({elapsed:.1f} s)",
                 style="bold green",
             )
@@ -117,7 +141,16 @@ class Screen:
             self._console.print(f"  {what}", style="red")
 
     def _line(self, follower: Follower, line: Text, note: str) -> None:
-        left = Text.assemble(" " * _LEFT, (f"{follower.name:{_NAME}}", "cyan"), line)
+        self._told(follower.name, line, note)
+
+    def _paragraph(self, text: str, indent: int, style: str | None = None) -> None:
+        filled = textwrap.fill(
+            text, self._console.width, subsequent_indent=" " * indent, break_on_hyphens=False
+        )
+        self._console.print(filled, style=style, markup=False)
+
+    def _told(self, who: str, line: Text, note: str) -> None:
+        left = Text.assemble(" " * _LEFT, (f"{who:{_NAME}}", "cyan"), line)
         if note:
             left.pad_right(max(1, self._console.width - len(left) - len(note)))
             left.append(note, "dim")
@@ -142,6 +175,11 @@ def duration(seconds: float | None) -> str:
     if seconds < 0.01:
         return f"{seconds * 1000:.1f} ms"
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _port(backend: str) -> str:
+    # The demo's are all on one host.
+    return backend[backend.rindex(":") :]
 
 
 def _number(number: int | None) -> str:

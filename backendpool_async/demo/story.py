@@ -3,173 +3,157 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final
 
-from backendpool_async import BackendPool
 from backendpool_async.demo.director import Deed, Director
+from backendpool_async.demo.fleet import Instance
 from backendpool_async.demo.follower import Follower
 from backendpool_async.demo.pace import FOR_A_READER, Pace
-from backendpool_async.demo.places import ListFile, ServedName, Variables
 from backendpool_async.demo.screen import Screen
-from backendpool_async.testing.dns_server import FakeDnsServer
-
-_F1, _F2, _F3, _F4 = (f"10.1.0.{number}:80" for number in range(1, 5))
-_D1, _D2, _D3, _D4 = (f"10.2.0.{number}:80" for number in range(1, 5))
-_E1, _E2, _E3, _E4 = (f"10.3.0.{number}:80" for number in range(1, 5))
-
-# A file is watched where the extra can; elsewhere it is polled.
-_WATCHED: Final = sys.platform == "linux"
-_FILE_INTERVAL: Final = 30.0 if _WATCHED else 0.5
+from backendpool_async.demo.stage import NAMES, WATCHED, Stage, staged
 
 
 async def play(directory: str, pace: Pace = FOR_A_READER) -> int:
     """Tell the story, with the file in `directory`; return 0 when all went as it should, else 1."""
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(FakeDnsServer())
-        story = Story(
-            ListFile(directory),
-            ServedName(server, pace.dns_ttl),
-            stack.enter_context(Variables()),
-            pace,
-        )
-        await story.introduce()
-        for follower in story.followers:
-            await stack.enter_async_context(follower.pool)
-        await stack.enter_async_context(_followed(story.followers))
-        await story.tell()
+    async with staged(directory, pace) as stage:
+        story = Story(stage, pace)
+        async with _followed(story.followers), stage.load.going_on():
+            await story.tell()
         return story.end()
 
 
 class Story:
-    """The three places, the pools that follow them, and what happens to both."""
+    """What is done to the backends and to their lists, while requests go on."""
 
-    def __init__(self, file: ListFile, name: ServedName, variables: Variables, pace: Pace) -> None:
-        self._places = (file, name, variables)
+    def __init__(self, stage: Stage, pace: Pace) -> None:
+        self._stage = stage
         self._pace = pace
         self._screen = Screen()
         self._director = Director(self._screen, pace.patience)
-        self.followers: tuple[Follower, ...] = (
-            Follower(
-                "file",
-                BackendPool.file(file.path, watch=_WATCHED, poll_interval=_FILE_INTERVAL),
-            ),
-            Follower(
-                "dns",
-                BackendPool.dns(
-                    name.name,
-                    name.port,
-                    nameservers=[name.address],
-                    poll_interval=pace.dns_interval,
-                    timeout=pace.dns_timeout,
-                    min_ttl=pace.dns_min_ttl,
-                ),
-            ),
-            Follower(
-                "env", BackendPool.env_prefix(variables.prefix, poll_interval=pace.env_interval)
-            ),
-        )
+        self._of_file = Follower("file", stage.backends.pool)
+        self._of_name = Follower("dns", stage.proxies.pool)
+        self._running: list[Instance] = list(stage.first)
 
-    async def introduce(self) -> None:
-        """Say where the lists are, and fill them."""
-        file, name, variables = self._places
-        interval = self._pace.env_interval
-        self._screen.introduce(
-            [
-                ("file", f"{file.path}, {'watched' if _WATCHED else 'polled'}"),
-                ("dns", f"{name.name}, served on {name.address} with a TTL of {name.ttl} s"),
-                ("env", f"{variables.prefix}_0, _1, ..., read every {interval:g} s"),
-            ]
-        )
-        await file.publish([_F1, _F2])
-        await name.publish([_D1, _D2])
-        await variables.publish([_E1, _E2])
+    @property
+    def followers(self) -> tuple[Follower, ...]:
+        """Who watches the two lists."""
+        return (self._of_file, self._of_name)
 
     async def tell(self) -> None:
         """Let everything happen, with time to read it."""
-        self._screen.chapter("The pools start")
-        for follower in self.followers:
-            self._screen.shows(follower, follower.pool.backends(), "")
+        self._introduce()
         await self._rest()
-        self._screen.chapter("The lists change")
-        await self._lists_change()
-        self._screen.chapter("Everything breaks at once")
-        await self._everything_breaks()
-        self._screen.chapter("Everything is mended, and has changed meanwhile")
-        await self._everything_is_mended()
-        self._screen.chapter("One wrong answer")
-        await self._the_name_vanishes()
+        self._screen.chapter("One after the other is deployed anew")
+        for number in range(len(NAMES)):
+            await self._deploy(number)
+        self._screen.chapter("One is killed, and nobody is told")
+        await self._kill()
+        self._screen.chapter("The file and DNS break at once")
+        await self._break()
+        self._screen.chapter("Both are mended")
+        await self._mend()
 
     def end(self) -> int:
         """Sum up; return the exit status."""
+        stage = self._stage
+        retries = stage.backends.explain().retries + stage.proxies.explain().retries
         self._screen.chapter("What was counted")
-        self._director.judge(self.followers)
+        self._director.judge(self.followers, stage.load)
+        self._screen.sum_up_requests(stage.load, retries)
         self._screen.summarize(self.followers)
+        self._screen.sum_up_kept(self.followers)
         self._screen.end(self._director.unmet)
         return 1 if self._director.unmet else 0
 
-    async def _lists_change(self) -> None:
-        (file, name, variables), (of_file, of_name, of_variables) = self._places, self.followers
-        for follower, text, publish, backends in (
-            (of_file, f"the file gets the line {_F3}", file.publish, [_F1, _F2, _F3]),
-            (of_file, f"the file loses the line {_F1}", file.publish, [_F2, _F3]),
-            (of_name, "the name gets one address more", name.publish, [_D1, _D2, _D3]),
-            (of_variables, f"{variables.prefix}_1 is set anew", variables.publish, [_E1, _E3]),
-        ):
-            await self._director.change(Deed(follower, text, partial(publish, backends), backends))
-            await self._rest()
+    def _introduce(self) -> None:
+        stage = self._stage
+        self._screen.introduce(
+            [
+                (
+                    "load",
+                    f"{self._pace.rate:g} requests a second, each at its time; all on loopback",
+                ),
+                ("dns", f"{stage.name.name}, served on {stage.name.address}"),
+                ("proxy", f"http://{stage.proxy}"),
+                ("file", f"{stage.file.path}, {'watched' if WATCHED else 'polled'}"),
+            ]
+        )
+        self._screen.chapter("Three backends and the proxy have started")
+        for follower in self.followers:
+            self._screen.shows(follower, follower.pool.backends(), "")
 
-    async def _everything_breaks(self) -> None:
-        (file, name, variables), (of_file, of_name, of_variables) = self._places, self.followers
+    async def _deploy(self, number: int) -> None:
+        old = self._running[number]
+        new = await self._start(f"{NAMES[number]}.v2")
+        await self._list(f"{new.name} has started, and is listed", [*self._running, new])
+        self._running[number] = new
+        await self._list(f"{old.name} is no longer listed", self._running)
+        await asyncio.sleep(self._pace.draining)
+        await old.stop()
+        self._screen.deed(f"{old.name} is drained, and has ended")
+        await self._rest()
+
+    async def _kill(self) -> None:
+        dead = self._running[0]
+        backends = self._stage.backends
+        await dead.kill()
+        self._screen.deed(f"{dead.name} is killed; the file still lists it")
+
+        def is_ejected() -> bool:
+            return any(each.state == "ejected" for each in backends.explain().backends)
+
+        took = await self._director.expect(self._of_file, "its ejection", is_ejected)
+        for each in backends.explain().backends:
+            if each.ejected_because is not None:
+                self._screen.tells("proxy", f"ejects {each.backend}", took)
+        await self._rest()
+        self._running[0] = await self._start(f"{NAMES[0]}.v3")
+        await self._list(
+            f"{self._running[0].name} has started, and is listed instead", self._running
+        )
+        await self._rest()
+
+    async def _break(self) -> None:
+        stage, listed = self._stage, [each.address for each in self._running]
         await self._director.break_(
             Deed(
-                of_file,
+                self._of_file,
                 "a writer dies in the middle of a line of the file",
-                partial(file.publish_half, [_F2, _F3]),
-                [_F2, _F3],
+                partial(stage.file.publish_half, listed[:1]),
+                listed,
             ),
-            Deed(of_name, "the DNS server falls silent", name.fall_silent, [_D1, _D2, _D3]),
             Deed(
-                of_variables,
-                f"{variables.prefix}_1 is set to 'oops'",
-                partial(variables.publish, [_E1, "oops"]),
-                [_E1, _E3],
+                self._of_name, "the DNS server falls silent", stage.name.fall_silent, [stage.proxy]
             ),
         )
         await asyncio.sleep(self._pace.outage)
-        self._screen.deed("what the pools have served since all broke")
+        self._screen.deed("what was served since both broke")
         self._director.hold(self.followers)
         await self._rest()
 
-    async def _everything_is_mended(self) -> None:
-        (file, name, variables), (of_file, of_name, of_variables) = self._places, self.followers
+    async def _mend(self) -> None:
+        stage, listed = self._stage, [each.address for each in self._running]
+        host = stage.proxy.rpartition(":")[0]
         await self._director.change(
-            *(
-                Deed(follower, text, partial(publish, backends), backends)
-                for follower, text, publish, backends in (
-                    (of_file, "the file is complete", file.publish, [_F2, _F3, _F4]),
-                    (of_name, "the DNS server answers", name.publish, [_D2, _D3, _D4]),
-                    (of_variables, "the variables are right", variables.publish, [_E1, _E4]),
-                )
-            )
+            Deed(self._of_file, "the file is whole", partial(stage.file.publish, listed), listed),
+            Deed(
+                self._of_name,
+                "the DNS server answers",
+                partial(stage.name.publish, host),
+                [stage.proxy],
+            ),
         )
         await self._rest()
 
-    async def _the_name_vanishes(self) -> None:
-        _, name, _ = self._places
-        held = [_D2, _D3, _D4]
-        await self._director.break_for_a_moment(
-            Deed(
-                self.followers[1],
-                "the DNS server says NXDOMAIN once",
-                partial(name.vanish_once, held),
-                held,
-            )
-        )
-        await self._rest()
+    async def _start(self, name: str) -> Instance:
+        return await self._stage.fleet.start(name)
+
+    async def _list(self, text: str, instances: Sequence[Instance]) -> None:
+        addresses = [each.address for each in instances]
+        publish = partial(self._stage.file.publish, addresses)
+        await self._director.change(Deed(self._of_file, text, publish, addresses))
 
     async def _rest(self) -> None:
         await asyncio.sleep(self._pace.reading)
