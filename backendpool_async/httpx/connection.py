@@ -1,0 +1,163 @@
+"""One connection to a backend, and the place where it belongs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from backendpool_async.backend import Backend
+from backendpool_async.httpx.dialer import Dialer
+from backendpool_async.httpx.flavour import Flavour
+
+if TYPE_CHECKING:
+    import httpcore
+
+# What the network libraries announce as their own limit.
+_MAX_STREAMS: Final = 100
+
+
+class Place(NamedTuple):
+    """Where a connection leads: those of the same place may serve for one another.
+
+    `server_name` is what the server's certificate is verified for, None without TLS.
+    """
+
+    flavour: Flavour
+    backend: Backend
+    scheme: bytes
+    server_name: str | None
+
+
+class Connection:
+    """One connection, with how many requests are using it."""
+
+    __slots__ = (
+        "dialer",
+        "http",
+        "idle_until",
+        "is_retired",
+        "opened",
+        "retire_at",
+        "stack",
+        "streams",
+    )
+
+    def __init__(
+        self, stack: Stack, http: httpcore.AsyncHTTPConnection, dialer: Dialer, retire_at: float
+    ) -> None:
+        self.stack = stack
+        self.http = http
+        self.dialer = dialer
+        self.retire_at = retire_at
+        self.idle_until = 0.0
+        self.streams = 1
+        self.is_retired = False
+        self.opened: asyncio.Future[Exception | None] | None = None
+        """While others wait to learn whether they may share it: resolved when it is open."""
+
+    def is_idle(self) -> bool:
+        """Whether it is open and could take a request now."""
+        # One that never came about calls itself idle, too.
+        return not self.is_retired and self.http.is_idle() and not self.http.is_closed()
+
+    def is_usable(self, now: float) -> bool:
+        """Whether an idle one may be used: young enough, and not closed by the server."""
+        return now < self.idle_until and self.dialer.may_be_used(multiplexed=self.stack.multiplexes)
+
+    def tell_opened(self, error: Exception | None) -> None:
+        """Let those who wait for it go on."""
+        opened = self.opened
+        if opened is not None and not opened.done():
+            opened.set_result(error)
+
+    async def aclose(self) -> None:
+        """Close it, whatever state it is in."""
+        try:
+            await self.http.aclose()
+        finally:
+            await self.dialer.aclose()
+
+
+class Stack:
+    """The connections of one place; of the idle ones the one used last is on top.
+
+    `multiplexes`: whether requests share a connection, as far as that is known: True until a
+    connection that might speak HTTP/2 turns out not to. `generation`: the one of the list in which
+    the backend was seen last.
+    """
+
+    __slots__ = (
+        "connections",
+        "generation",
+        "idle",
+        "multiplexes",
+        "opening",
+        "place",
+        "shared",
+    )
+
+    def __init__(self, place: Place, generation: int, *, multiplexes: bool) -> None:
+        self.place = place
+        self.generation = generation
+        self.multiplexes = multiplexes
+        self.connections: set[Connection] = set()
+        self.idle: list[Connection] = []
+        self.shared: list[Connection] = []
+        self.opening: Connection | None = None
+
+    def joinable(self, now: float) -> Connection | None:
+        """Return a connection that takes one request more beside those it has."""
+        for connection in self.shared:
+            if (
+                connection.streams < _MAX_STREAMS
+                and now < connection.retire_at
+                and connection.http.is_available()
+            ):
+                return connection
+        return None
+
+    def is_shareable(self, now: float) -> bool:
+        """Whether there is a connection to share, or will be soon."""
+        return self.multiplexes and (self.opening is not None or self.joinable(now) is not None)
+
+    def opened(self, connection: Connection, *, multiplexes: bool) -> None:
+        """Take note of what protocol a connection turned out to speak."""
+        if self.opening is connection:
+            self.opening = None
+            self.multiplexes = multiplexes
+            if multiplexes:
+                self.shared.append(connection)
+            connection.tell_opened(None)
+
+    def failed_to_open(self, connection: Connection, error: Exception | None) -> None:
+        """Tell those who wait for a connection that it did not open; None: they may try."""
+        if self.opening is connection:
+            self.opening = None
+            connection.tell_opened(error)
+
+    def url(self, target: bytes) -> httpcore.URL:
+        """Return where a request goes in fact."""
+        flavour, backend, scheme, _ = self.place
+        return flavour.url(
+            scheme=scheme, host=backend.host.encode(), port=backend.port, target=target
+        )
+
+
+class OpeningTrace:
+    """Tells from a request's trace when its connection is open, and what it speaks.
+
+    Both network libraries name the events of a request after its protocol.
+    """
+
+    __slots__ = ("_connection", "_trace")
+
+    def __init__(self, connection: Connection, trace: Any) -> None:
+        self._connection = connection
+        self._trace = trace  # the user's own, or None
+
+    async def __call__(self, name: str, info: dict[str, Any]) -> None:
+        protocol = name.partition(".")[0]
+        if protocol in {"http11", "http2"}:
+            self._connection.stack.opened(self._connection, multiplexes=protocol == "http2")
+        if self._trace is not None:
+            await self._trace(name, info)

@@ -1,0 +1,318 @@
+"""The connections of one transport on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import weakref
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Mapping
+from typing import Final
+
+from backendpool_async.balance.balancer import Balancer
+from backendpool_async.httpx.connection import Connection, Place, Stack
+from backendpool_async.httpx.dialer import Dialer
+from backendpool_async.httpx.settings import Settings
+from backendpool_async.httpx.slots import Slots
+from backendpool_async.pool import BackendPool
+
+# Seconds between two looks for idle connections that have become too old.
+_SWEEP: Final = 1.0
+_CLOSED: Final = "the transport was closed"
+TLS_SCHEMES: Final = frozenset({b"https", b"wss"})
+
+
+class Connections:
+    """Stacks of idle connections, what is in use, and what is being closed.
+
+    Everything is decided at once, and only then waited for. A connection is closed by a task of
+    its own, which no cancelled request can take along; `aclose` waits for those, and an event loop
+    that ends in order (`asyncio.Runner`, `asyncio.run`) has `aclose` run.
+    """
+
+    def __init__(self, balancer: Balancer, settings: Settings) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._balancer = balancer
+        self._settings = settings
+        self._slots = Slots(settings.max_connections)
+        self._stacks: dict[Place, Stack] = {}
+        self._all: set[Connection] = set()
+        # The one that became idle first comes first.
+        self._idle: OrderedDict[Connection, None] = OrderedDict()
+        self._closing: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+        self._keeper = self._kept_until_closed()
+        _follow(balancer._pool, self)
+
+    async def start(self) -> None:
+        """Let the end of the event loop close them."""
+        await anext(self._keeper)
+
+    async def acquire(
+        self, place: Place, generation: int, timeouts: Mapping[str, float | None]
+    ) -> Connection:
+        """Return a connection for one request: a shared one, an idle one, or a new one.
+
+        `generation`: of the list that the backend was chosen from. Raises the network library's
+        ``PoolTimeout`` when none of the allowed ones becomes free in time, and what opening one
+        that is to be shared raised.
+        """
+        if place.server_name is not None and place.flavour not in self._settings.contexts:
+            await self._settings.load_context(place.flavour)
+        while True:
+            stack = self._stacks.get(place)
+            if stack is not None and stack.multiplexes:
+                shared = stack.joinable(self.loop.time())
+                if shared is not None:
+                    shared.streams += 1
+                    return shared
+                if stack.opening is not None:
+                    await self._until_open(stack.opening, timeouts.get("connect"))
+                    continue
+            if not self._slots.take_now():
+                await self._free_slot(place, timeouts.get("pool"))
+                # The wait was long: stacks come and go, and another may be there to share.
+                stack = self._stacks.get(place)
+                if stack is not None and stack.is_shareable(self.loop.time()):
+                    self._slots.give()
+                    continue
+            if self._is_closed:
+                self._slots.give()
+                raise RuntimeError(_CLOSED)
+            stack = stack or self._made(place, generation)
+            return self._popped(stack) or self._opened(stack)
+
+    def release(self, connection: Connection, *, complete: bool) -> None:
+        """Take a connection back from one request; `complete`: whether that ran to its end."""
+        stack = connection.stack
+        connection.streams -= 1
+        if connection is stack.opening:
+            # Given up before it was open: those who wait for it try for themselves.
+            stack.failed_to_open(connection, None)
+        if stack.multiplexes and not (complete and connection.http.is_available()):
+            # What the server sends to a stream that was left is never acknowledged.
+            self._retire(connection)
+        if connection.streams:
+            return
+        self._slots.give()
+        if stack.multiplexes and connection in stack.shared:
+            stack.shared.remove(connection)
+        now = self.loop.time()
+        if connection.is_idle() and now < connection.retire_at and self._is_listed(stack):
+            self._keep(connection, now)
+        else:
+            self._drop(connection)
+
+    def fault(self, error: BaseException | None) -> BaseException | None:
+        """Return what the backend's lease is to end with: nobody's fault if it was `aclose`."""
+        return RuntimeError(_CLOSED) if self._is_closed and error is not None else error
+
+    def drop_removed(self) -> None:
+        """Close the idle connections of backends that are no longer listed; the others later."""
+        snapshot = self._balancer._pool.snapshot
+        removed = {place.backend for place in self._stacks}.difference(snapshot.backends)
+        for place, stack in list(self._stacks.items()):
+            if place.backend in removed:
+                self._remove(stack)
+            else:
+                stack.generation = snapshot.generation
+
+    async def aclose(self) -> None:
+        """Close all of them, in use or not; whoever waits for one gets a RuntimeError."""
+        await self._keeper.aclose()
+
+    @property
+    def open(self) -> int:
+        """How many connections there are, in use and idle."""
+        return len(self._all)
+
+    @property
+    def idle(self) -> int:
+        """How many of them are idle."""
+        return len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for one."""
+        return self._slots.waiting
+
+    def _made(self, place: Place, generation: int) -> Stack:
+        settings = self._settings
+        multiplexes = settings.http2 and (place.scheme in TLS_SCHEMES or not settings.http1)
+        stack = self._stacks[place] = Stack(place, generation, multiplexes=multiplexes)
+        return stack
+
+    async def _until_open(self, opening: Connection, timeout: float | None) -> None:
+        if opening.opened is None:
+            opening.opened = self.loop.create_future()
+        await asyncio.wait({opening.opened}, timeout=timeout)
+        if not opening.opened.done():
+            raise opening.stack.place.flavour.connect_timeout(
+                "the connection to share was not open in time"
+            )
+        error = opening.opened.result()
+        if error is not None:
+            # Nothing of this request was sent either.
+            raise type(error)(*error.args)
+
+    async def _free_slot(self, place: Place, timeout: float | None) -> None:
+        try:
+            await self._slots.take(timeout)
+        except TimeoutError:
+            raise place.flavour.pool_timeout(
+                f"all {self._settings.max_connections} connections are in use"
+            ) from None
+
+    def _popped(self, stack: Stack) -> Connection | None:
+        now = self.loop.time()
+        while stack.idle:
+            connection = stack.idle.pop()
+            del self._idle[connection]
+            if connection.is_usable(now):
+                connection.streams = 1
+                if stack.multiplexes:
+                    stack.shared.append(connection)
+                return connection
+            self._drop(connection)
+        return None
+
+    def _opened(self, stack: Stack) -> Connection:
+        settings, place = self._settings, stack.place
+        if settings.max_connections is not None and len(self._all) >= settings.max_connections:
+            # There is a slot, so one of them is idle, for another place.
+            self._drop_longest_idle()
+        dialer = Dialer(place.flavour.network_backend)
+        http = place.flavour.connection(
+            stack.url(b"/").origin,
+            ssl_context=settings.contexts.get(place.flavour),
+            http1=settings.http1,
+            http2=settings.http2,
+            local_address=settings.local_address,
+            network_backend=dialer,
+            socket_options=settings.socket_options,
+        )
+        connection = Connection(stack, http, dialer, settings.retire_at(self.loop.time()))
+        stack.connections.add(connection)
+        # Its last connection may just have been dropped, and it along with that.
+        self._stacks[place] = stack
+        self._all.add(connection)
+        if stack.multiplexes:
+            stack.opening = connection
+        return connection
+
+    def _keep(self, connection: Connection, now: float) -> None:
+        settings = self._settings
+        expiry = settings.keepalive_expiry
+        until = math.inf if expiry is None else now + expiry
+        connection.idle_until = min(until, connection.retire_at)
+        connection.stack.idle.append(connection)
+        self._idle[connection] = None
+        most = settings.max_keepalive_connections
+        if most is not None and len(self._idle) > most:
+            self._drop_longest_idle()
+        elif self._timer is None and connection.idle_until < math.inf:
+            self._sweep_at(connection.idle_until)
+
+    def _is_listed(self, stack: Stack) -> bool:
+        snapshot = self._balancer._pool.snapshot
+        if stack.generation == snapshot.generation:
+            return True
+        # Between two changes of the list, seldom: the backend was chosen before the first.
+        if stack.place.backend not in snapshot.backends:
+            self._remove(stack)
+            return False
+        stack.generation = snapshot.generation
+        return True
+
+    def _remove(self, stack: Stack) -> None:
+        self._stacks.pop(stack.place, None)
+        for connection in stack.connections:
+            self._retire(connection)
+        while stack.idle:
+            connection = stack.idle.pop()
+            del self._idle[connection]
+            self._drop(connection)
+
+    def _retire(self, connection: Connection) -> None:
+        connection.is_retired = True
+        if connection in connection.stack.shared:
+            connection.stack.shared.remove(connection)
+
+    def _drop_longest_idle(self) -> None:
+        connection, _ = self._idle.popitem(last=False)
+        connection.stack.idle.remove(connection)
+        self._drop(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        stack = connection.stack
+        stack.connections.remove(connection)
+        self._all.remove(connection)
+        if not stack.connections and self._stacks.get(stack.place) is stack:
+            del self._stacks[stack.place]
+        self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        self._closing.add(connection)
+        task = self.loop.create_task(self._closed(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _closed(self, connection: Connection) -> None:
+        # It may have broken in any way.
+        with contextlib.suppress(Exception):
+            await connection.aclose()
+        self._closing.discard(connection)
+
+    def _sweep_at(self, when: float) -> None:
+        self._timer = self.loop.call_at(max(when, self.loop.time() + _SWEEP), self._sweep)
+
+    def _sweep(self) -> None:
+        self._timer = None
+        now = self.loop.time()
+        for connection in [each for each in self._idle if each.idle_until <= now]:
+            del self._idle[connection]
+            connection.stack.idle.remove(connection)
+            self._drop(connection)
+        following = min((each.idle_until for each in self._idle), default=math.inf)
+        if following < math.inf:
+            self._sweep_at(following)
+
+    async def _kept_until_closed(self) -> AsyncGenerator[None]:
+        # A loop that ends closes the asynchronous generators that were begun on it.
+        try:
+            yield
+        finally:
+            await self._close_all()
+
+    async def _close_all(self) -> None:
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for stack in list(self._stacks.values()):
+            self._remove(stack)
+        for connection in self._all:
+            self._close(connection)
+        self._slots.refuse(_CLOSED)
+        # Also what a loop that ends had cancelled in its closing.
+        for connection in list(self._closing):
+            await self._closed(connection)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+def _follow(pool: BackendPool, connections: Connections) -> None:
+    # Weakly: a pool that lives on does not keep them.
+    def wake() -> None:
+        alive = reference()
+        if alive is not None:  # pragma: no branch - a moment before it is popped
+            # A loop that was closed under them needs nothing closed any more.
+            with contextlib.suppress(RuntimeError):
+                alive.loop.call_soon_threadsafe(alive.drop_removed)
+
+    # No lock is taken in here: the collector calls it at any time, in any thread.
+    reference = weakref.ref(connections, lambda _: pool._wakers.pop(wake, None))
+    pool._add_waker(wake)

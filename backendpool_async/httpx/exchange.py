@@ -1,0 +1,156 @@
+"""One request on its way to one backend, and the body that comes back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Final
+
+from backendpool_async.balance.lease import Lease
+from backendpool_async.httpx.connection import Connection, OpeningTrace, Place
+from backendpool_async.httpx.connections import TLS_SCHEMES, Connections
+from backendpool_async.httpx.flavour import AsyncByteStream, Flavour
+
+if TYPE_CHECKING:
+    import httpcore
+    import httpx
+
+_SCHEMES: Final = TLS_SCHEMES | {b"http", b"ws"}
+
+
+class OutgoingRequest:
+    """A request as its library has it, and as the network library is to have it, once a try."""
+
+    __slots__ = (
+        "body",
+        "extensions",
+        "flavour",
+        "is_replayable",
+        "request",
+        "scheme",
+        "server_name",
+    )
+
+    def __init__(self, request: httpx.Request, flavour: Flavour) -> None:
+        self.request = request
+        self.flavour = flavour
+        url, extensions = request.url, request.extensions
+        self.scheme = url.raw_scheme
+        if self.scheme not in _SCHEMES:
+            raise flavour.unsupported_protocol(f"{url.scheme!r} is neither 'http' nor 'https'")
+        self.server_name: str | None = None
+        if self.scheme in TLS_SCHEMES:
+            self.server_name = extensions.get("sni_hostname") or url.raw_host.decode("ascii")
+            extensions = {**extensions, "sni_hostname": self.server_name}
+        self.extensions: dict[str, Any] = extensions  # as the library types them
+        self.is_replayable = isinstance(request.stream, flavour.byte_stream)
+        self.body: Any = request.stream if self.is_replayable else OnceBody(request.stream)
+
+    def can_be_sent(self) -> bool:
+        """Whether the whole body is still there."""
+        return self.is_replayable or not self.body.begun
+
+    async def send(
+        self, connections: Connections, lease: Lease, generation: int
+    ) -> tuple[httpcore.Response, Connection]:
+        """Send it to the backend of the lease, and return the answer's head.
+
+        Raises what the network library raises; then the connection is given back already.
+        """
+        flavour = self.flavour
+        place = Place(flavour, lease.backend, self.scheme, self.server_name)
+        timeouts = self.extensions.get("timeout", {})
+        while True:
+            connection = await connections.acquire(place, generation, timeouts)
+            try:
+                return await connection.http.handle_async_request(
+                    self._built_for(connection)
+                ), connection
+            except flavour.connection_not_available as error:
+                connections.release(connection, complete=False)
+                if not self.can_be_sent():
+                    raise flavour.stream_broken(
+                        "the connection was closed by the server"
+                    ) from error
+            except BaseException as error:
+                if isinstance(error, (flavour.connect_error, flavour.connect_timeout)):
+                    connection.stack.failed_to_open(connection, error)
+                connections.release(connection, complete=False)
+                raise
+
+    def _built_for(self, connection: Connection) -> httpcore.Request:
+        request, extensions, stack = self.request, self.extensions, connection.stack
+        if stack.opening is connection:
+            trace = OpeningTrace(connection, extensions.get("trace"))
+            extensions = {**extensions, "trace": trace}
+        return self.flavour.outgoing(
+            request.method,
+            stack.url(request.url.raw_path),
+            headers=request.headers.raw,
+            content=self.body,
+            extensions=extensions,
+        )
+
+
+class OnceBody(AsyncByteStream):
+    """A body that can be sent only once; says whether that has begun."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream  # an asynchronous stream of either library
+        self.begun = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.begun = True
+        async for chunk in self._stream:
+            yield chunk
+
+
+class ResponseBody(AsyncByteStream):
+    """The body of an answer; the lease of its backend ends with it, and its connection is kept."""
+
+    def __init__(
+        self,
+        stream: Any,
+        outgoing: OutgoingRequest,
+        connections: Connections,
+        connection: Connection,
+        lease: Lease,
+    ) -> None:
+        self._stream = stream  # of the network library, which does not type its aclose()
+        self._outgoing = outgoing
+        self._connections = connections
+        self._connection = connection
+        self._lease: Lease | None = lease
+        self._complete = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._stream:
+                yield chunk
+        except GeneratorExit:
+            # Nobody reads on: `aclose` comes next.
+            raise
+        except BaseException as error:
+            told = self._outgoing.flavour.translated(error, self._outgoing.request)
+            self._end(told)
+            if told is error:
+                raise
+            raise told from error
+        self._complete = True
+
+    async def aclose(self) -> None:
+        """Give back the connection and end the lease, unless reading did so already."""
+        if self._lease is None:
+            return
+        try:
+            await self._stream.aclose()
+        except BaseException as error:
+            self._end(error)
+            raise
+        self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        lease, self._lease = self._lease, None
+        # A second closing may come while the first is under way.
+        if lease is not None:
+            self._connections.release(self._connection, complete=self._complete)
+            lease.release(self._connections.fault(error))

@@ -1,0 +1,196 @@
+"""BackendTransport: httpx and httpx2 over the live list."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any, Final, overload
+
+from backendpool_async.balance.balancer import Balancer
+from backendpool_async.errors import counted
+from backendpool_async.httpx.connections import Connections
+from backendpool_async.httpx.exchange import OutgoingRequest, ResponseBody
+from backendpool_async.httpx.flavour import FLAVOURS, AsyncBaseTransport, Flavour
+from backendpool_async.httpx.settings import Settings, SocketOption
+from backendpool_async.retries import FAILURE_STATUSES, IDEMPOTENT_METHODS, Attempts, Retries
+
+if TYPE_CHECKING:
+    import httpx
+    import httpx2
+
+_MAX_AGE: Final = 300.0
+
+
+class BackendTransport(AsyncBaseTransport):
+    """Sends each request of an httpx or httpx2 client to a backend of its own choosing.
+
+    For ``AsyncClient(transport=...)`` or ``mounts=``; one transport may serve clients of both
+    libraries. The URL's host stays what the caller says in Host, cookies, redirects and TLS: only
+    the address is the backend's, which ``response.extensions["backend"]`` tells. A backend counts
+    as in use until the response is closed. The balancer is started and closed by whoever made it;
+    closing the client closes the connections.
+
+    * `retries`: when a request is tried again on another backend; by default when no connection
+      came about. Only a body of bytes can be sent once more, a stream that was begun never.
+    * `key`: a callable of the request; requests of the same key (a str) go to the same backend with
+      a policy that hashes. None: no key.
+    * `failure_statuses`: answers with these are failures of the backend, and are returned.
+    * `verify`: an `ssl.SSLContext`; True: what the library trusts by itself; False: anybody.
+    * `trust_env`: whether SSL_CERT_FILE and SSL_CERT_DIR say what is trusted.
+    * `http1`, `http2`: what is spoken; HTTP/2 needs h2, and TLS or ``http1=False``.
+    * `limits`: the library's ``Limits``, over all backends and for each event loop; None: at most
+      100 connections, of which any number may be idle, for 5 seconds.
+    * `max_age`: seconds for which a connection takes new requests, at most a tenth less; None: any.
+    * `local_address`, `socket_options`: as ``httpx.AsyncHTTPTransport`` has them.
+
+    It raises what the library raises: ``ConnectError``, ``ReadTimeout`` and so on, ``PoolTimeout``
+    for want of a free connection; without a backend to choose, a `NoBackends` that is a
+    ``ConnectError`` as well. Runs on asyncio, also under anyio, not on trio. Raises TypeError or
+    ValueError for a keyword out of range, ImportError for HTTP/2 without h2.
+
+    >>> import httpx
+    >>> from backendpool_async import BackendPool, Balancer
+    >>> async def main() -> None:
+    ...     async with Balancer(BackendPool.static(["127.0.0.1:1"])) as balancer:
+    ...         transport = BackendTransport(balancer)
+    ...         async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+    ...             try:
+    ...                 await client.get("/users")
+    ...             except httpx.ConnectError as error:
+    ...                 print(error.request.url, error)
+    >>> asyncio.run(main())
+    http://api/users All connection attempts failed
+    """
+
+    def __init__(
+        self,
+        balancer: Balancer,
+        *,
+        retries: Retries | None = None,
+        key: Callable[[Any], str | None] | None = None,  # of either library's Request
+        failure_statuses: Collection[int] = FAILURE_STATUSES,
+        verify: ssl.SSLContext | bool = True,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: httpx.Limits | httpx2.Limits | None = None,
+        max_age: float | None = _MAX_AGE,
+        local_address: str | None = None,
+        socket_options: Iterable[SocketOption] | None = None,
+    ) -> None:
+        if not isinstance(balancer, Balancer):
+            raise TypeError(f"a transport is for a backendpool_async.Balancer, not {balancer!r}")
+        if retries is not None and not isinstance(retries, Retries):
+            raise TypeError(f"retries={retries!r} is no backendpool_async.retries.Retries")
+        if key is not None and not callable(key):
+            raise TypeError(f"key={key!r} is no callable of a request")
+        self._balancer = balancer
+        self._retries = Retries() if retries is None else retries
+        self._key = key
+        self._failure_statuses = frozenset(failure_statuses)
+        self._settings = Settings(
+            verify=verify,
+            trust_env=trust_env,
+            http1=http1,
+            http2=http2,
+            limits=limits,
+            max_age=max_age,
+            local_address=local_address,
+            socket_options=socket_options,
+        )
+        self._connections: dict[asyncio.AbstractEventLoop, Connections] = {}
+
+    @overload
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response: ...
+    @overload
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response: ...
+    async def handle_async_request(self, request: Any) -> Any:  # as the overloads say
+        """Send one request, and return the response when its head is there."""
+        flavour = _flavour_of(request)
+        try:
+            return await self._answered(OutgoingRequest(request, flavour))
+        except Exception as error:
+            told = flavour.translated(error, request)
+            if told is error:
+                raise
+            raise told from error
+
+    async def aclose(self) -> None:
+        """Close all connections of this event loop, in use or not.
+
+        Requests that wait for one get a RuntimeError. The transport may be used again.
+        """
+        connections = self._connections.pop(asyncio.get_running_loop(), None)
+        if connections is not None:
+            await connections.aclose()
+
+    def __repr__(self) -> str:
+        used = list(self._connections.values())
+        idle = sum(each.idle for each in used)
+        active = sum(each.open for each in used) - idle
+        waiting = sum(each.waiting for each in used)
+        pool = self._balancer._pool
+        return (
+            f"<{type(self).__name__} {pool._name}: {counted(len(pool.backends()))},"
+            f" connections: {idle} idle, {active} active"
+            f"{f', {waiting} waited for' if waiting else ''}>"
+        )
+
+    async def _answered(self, outgoing: OutgoingRequest) -> httpx.Response:
+        connections = self._connections.get(asyncio.get_running_loop()) or await self._begun()
+        request = outgoing.request
+        attempts = Attempts(
+            self._balancer,
+            self._retries,
+            None if self._key is None else self._key(request),
+            can_repeat=outgoing.is_replayable and request.method in IDEMPOTENT_METHODS,
+        )
+        lease = attempts.first()
+        while True:
+            generation = self._balancer._view.snapshot.generation
+            try:
+                answer, connection = await outgoing.send(connections, lease, generation)
+            except BaseException as error:
+                told = outgoing.flavour.translated(error, request)
+                lease.release(connections.fault(told))
+                another = None
+                # A cancellation is never tried again, whatever the classifier makes of it.
+                if isinstance(error, Exception) and outgoing.can_be_sent():
+                    another = attempts.after_error(told)
+                if another is None:
+                    raise
+                lease = another
+                continue
+            body = ResponseBody(answer.stream, outgoing, connections, connection, lease)
+            if answer.status in self._failure_statuses:
+                lease.failed(str(answer.status))
+            another = attempts.after_status(answer.status)
+            if another is None:
+                answer.extensions["backend"] = lease.backend
+                return outgoing.flavour.response(
+                    answer.status, headers=answer.headers, stream=body, extensions=answer.extensions
+                )
+            try:
+                await body.aclose()
+            except BaseException as error:
+                another.release(error)
+                raise
+            lease = another
+
+    async def _begun(self) -> Connections:
+        loop = asyncio.get_running_loop()
+        for each in list(self._connections):
+            if each.is_closed():
+                # Nothing of a loop that was closed under its connections can be used or awaited.
+                del self._connections[each]
+        connections = self._connections[loop] = Connections(self._balancer, self._settings)
+        await connections.start()
+        return connections
+
+
+def _flavour_of(request: object) -> Flavour:
+    for flavour in FLAVOURS:
+        if isinstance(request, flavour.request):
+            return flavour
+    raise TypeError(f"{request!r} is no request of httpx or httpx2")
