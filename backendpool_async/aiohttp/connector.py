@@ -137,7 +137,7 @@ class BackendConnector(aiohttp.TCPConnector):
         for protocol, known in self._known.items():
             if known.expires_at <= now:
                 old.append(protocol)
-            elif protocol.is_connected():
+            else:
                 left.append(known.expires_at)
         self._retire(old)
         for protocol in old:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from contextvars import ContextVar
 from copy import copy
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from aiohttp import (
@@ -23,6 +23,7 @@ from aiohttp import (
 from yarl import URL
 
 from backendpool_async.aiohttp.response_end import release_at_end
+from backendpool_async.backend import Backend
 from backendpool_async.balance.balancer import Balancer
 from backendpool_async.balance.lease import Lease
 from backendpool_async.errors import NoBackends
@@ -49,13 +50,13 @@ def backend_middleware(
     For ``aiohttp.ClientSession(middlewares=[...])``: one for each logical host. Requests for other
     hosts pass untouched. ``Host``, cookies, redirects, ``response.url`` and the name that TLS
     verifies stay those of the logical host; ``response.request_info.url`` names the backend. The
-    lease of a backend lasts until the response is read to its end, released, closed or dropped, and
+    lease of a backend lasts until the response is read to its end, released or closed, and
     that of a WebSocket as long as the socket.
 
     * `retries`: when a request is tried again on another backend; None: `Retries()`.
       aiohttp itself sends an idempotent request once more when the connection breaks off: that,
-      too, goes to another backend, is one of the `attempts` and needs the budget's leave. It does
-      not happen where ``attempts=1``.
+      too, goes to another backend, is one of the `attempts`, needs the budget's leave and a body
+      in memory. It does not happen where ``attempts=1``.
     * `key`: called with each request, for a policy that hashes; None for a request without a key.
     * `failure_statuses`: answers with one of these are failures of the backend.
 
@@ -90,11 +91,11 @@ def backend_middleware(
     statuses = frozenset(failure_statuses)
     if not all(isinstance(status, int) for status in statuses):
         raise TypeError(f"failure_statuses={failure_statuses!r} are no numbers")
-    return _BackendMiddleware(balancer, _name(host), retries or Retries(), key, statuses)
+    return _Sender(balancer, _name(host), retries or Retries(), key, statuses).send
 
 
-class _BackendMiddleware:
-    __slots__ = ("_balancer", "_host", "_key", "_retries", "_statuses")
+class _Sender:
+    __slots__ = ("_balancer", "_deposit", "_host", "_key", "_retries", "_statuses")
 
     def __init__(
         self,
@@ -107,12 +108,11 @@ class _BackendMiddleware:
         self._balancer = balancer
         self._host = host
         self._retries = retries
+        self._deposit = retries.budget.deposit
         self._key = key
         self._statuses = statuses
 
-    def __call__(
-        self, request: ClientRequest, handler: ClientHandlerType
-    ) -> Awaitable[ClientResponse]:
+    def send(self, request: ClientRequest, handler: ClientHandlerType) -> Awaitable[ClientResponse]:
         # Not `url`, which the middleware of another host may have changed: a backend of that one
         # can be called as this host is.
         if request.original_url.raw_host != self._host:
@@ -133,13 +133,7 @@ class _BackendMiddleware:
         try:
             while True:
                 try:
-                    request.url = URL.build(
-                        scheme=logical.scheme,
-                        authority=lease.backend,
-                        path=logical.raw_path,
-                        query_string=logical.raw_query_string,
-                        encoded=True,
-                    )
+                    request.url = _at_backend(logical, lease.backend)
                     response = await send(request)
                 except BaseException as error:
                     attempts = attempts or self._attempts(request, lease)
@@ -160,7 +154,7 @@ class _BackendMiddleware:
             request.server_hostname = server_hostname
 
     def _first(self, request: ClientRequest) -> Lease:
-        self._retries.budget.deposit()
+        self._deposit()
         key = None if self._key is None else self._key(request)
         try:
             return Lease(self._balancer, key, ()).acquire()
@@ -176,6 +170,18 @@ class _BackendMiddleware:
         return Attempts(self._balancer, self._retries, lease._key, can_repeat=can_repeat).begun(
             lease
         )
+
+
+# What is asked for again and again is built once, as yarl has it with the text of a URL.
+@lru_cache(maxsize=1024)
+def _at_backend(logical: URL, backend: Backend) -> URL:
+    return URL.build(
+        scheme=logical.scheme,
+        authority=backend,
+        path=logical.raw_path,
+        query_string=logical.raw_query_string,
+        encoded=True,
+    )
 
 
 def _after_error(
@@ -196,10 +202,18 @@ def _after_error(
         following is None
         and isinstance(error, (ClientOSError, ServerDisconnectedError))
         and not isinstance(error, ClientConnectorError)
-        and request.method in IDEMPOTENT_METHODS
     ):
-        _broken_off.set(_BrokenOff(request._timer, attempts, copy(error)))
+        again = attempts if _can_repeat(request) else None
+        _broken_off.set(_BrokenOff(request._timer, again, copy(error)))
     return following
+
+
+def _can_repeat(request: ClientRequest) -> bool:
+    # A file has a position, an iterator an end: only what is in memory is as it was. An empty body
+    # is b"".
+    return request.method in IDEMPOTENT_METHODS and isinstance(
+        request.body, (bytes, payload.BytesPayload)
+    )
 
 
 def _after_failure_status(
@@ -218,10 +232,11 @@ def _resumed(request: ClientRequest) -> tuple[Attempts, Lease] | tuple[None, Non
     _broken_off.set(None)
     if broken_off is None or broken_off.timer is not request._timer:
         return None, None
-    lease = broken_off.attempts.another()
-    if lease is None:
+    attempts = broken_off.attempts
+    lease = None if attempts is None else attempts.another()
+    if attempts is None or lease is None:
         raise broken_off.error
-    return broken_off.attempts, lease
+    return attempts, lease
 
 
 async def _send_again(handler: ClientHandlerType, request: ClientRequest) -> ClientResponse:
@@ -233,10 +248,13 @@ async def _send_again(handler: ClientHandlerType, request: ClientRequest) -> Cli
 
 
 class _BrokenOff(NamedTuple):
-    """A request that aiohttp itself may send once more: it has the same timer then."""
+    """A request that aiohttp itself may send once more: it has the same timer then.
+
+    `attempts`: None where that would not do.
+    """
 
     timer: object
-    attempts: Attempts
+    attempts: Attempts | None
     # Without its traceback, which would keep the request's frames.
     error: ClientConnectionError
 

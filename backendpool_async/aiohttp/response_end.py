@@ -16,7 +16,7 @@ _SWITCHING_PROTOCOLS: Final = 101
 
 
 def release_at_end(lease: Lease, response: ClientResponse) -> None:
-    """Release the lease when the response is read to its end, released, closed or dropped.
+    """Release the lease when the response is read to its end, released or closed.
 
     After 101 (RFC 9110, section 15.2.2): when the connection is closed.
     """
@@ -39,7 +39,7 @@ def _release_with_response(
 ) -> None:
     error = content.exception()
     if error is None:
-        # Nobody closes a response that is dropped, and the collector comes at any time.
+        # Not at its end: it was dropped with its session, and the collector came for it.
         lease.release(None if content.is_eof() else asyncio.CancelledError())
     elif type(error) is ClientConnectionError:
         # aiohttp's mark of a response that is closed before its end. An exception under way is the

@@ -52,6 +52,7 @@ def test_a_backend_that_cannot_be_reached_is_one_to_ask_the_source_about(
         aiohttp.ServerDisconnectedError(),
         aiohttp.ClientPayloadError("cut off"),
         aiohttp.ServerTimeoutError(),
+        aiohttp.http_exceptions.BadStatusLine("no HTTP"),
         httpx.ReadTimeout("too late"),
         httpx.RemoteProtocolError("disconnected"),
         httpx.ReadError("reset"),
