@@ -27,6 +27,7 @@ from backendpool_async import (
     __version__,
 )
 from backendpool_async.cli_health import check_of, watch_health
+from backendpool_async.cli_serve import add_options, epilog, serve
 from backendpool_async.errors import counted
 
 _FAILED: Final = 1
@@ -120,6 +121,17 @@ def _parser() -> argparse.ArgumentParser:
                 default="tcp",
                 help="with --health: tcp (the default), or http:/path",
             )
+    serving = commands.add_parser(
+        "serve",
+        help="be a reverse proxy for HTTP and WebSockets before the backends of the list",
+        description="Be a reverse proxy for HTTP and WebSockets before the backends of the list,"
+        " which is read at each request.",
+        epilog=epilog(_URLS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serving.add_argument("pool", metavar="URL", type=_pool, help="where the backends are listed")
+    add_options(serving, _check)
+    serving.set_defaults(run=_serve)
     demo = commands.add_parser(
         "demo",
         help="see backends deployed and killed under load, in 15 seconds",
@@ -152,6 +164,10 @@ def _watch(chosen: argparse.Namespace) -> int:
     if chosen.health:
         return _until_ended(_watched_health(chosen.pool, chosen.check, as_json=chosen.json))
     return _until_ended(_watched(chosen.pool, _Report(as_json=chosen.json)))
+
+
+def _serve(chosen: argparse.Namespace) -> int:
+    return serve(chosen, lambda work: asyncio.run(_with_log(work)))
 
 
 def _demo(_: argparse.Namespace) -> int:
@@ -195,6 +211,11 @@ async def _watched_health(pool: BackendPool, check: Check, *, as_json: bool) -> 
     with _log_on_stderr(then=lambda: None):
         await watch_health(pool, check, _print_lines, as_json=as_json)
     return 0  # pragma: no cover - only its cancellation ends it
+
+
+async def _with_log(work: Coroutine[Any, Any, int]) -> int:
+    with _log_on_stderr(then=lambda: None):
+        return await work
 
 
 class _Report:

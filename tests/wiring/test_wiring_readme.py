@@ -56,7 +56,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_the_application_of_fastapi_asks_its_backends_and_tells_of_them() -> None:
-    app = program("FastAPI(lifespan=")["app"]
+    app = program("balancer_lifespan({")["app"]
     async with (
         two_backends() as addresses,
         served_by_uvicorn(app) as server,

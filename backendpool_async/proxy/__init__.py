@@ -1,0 +1,10 @@
+"""A reverse proxy for HTTP and WebSockets that reads the live list at each request."""
+
+from __future__ import annotations
+
+from backendpool_async.proxy.asgi import ReverseProxy
+from backendpool_async.proxy.refusal import BrokenOff
+from backendpool_async.proxy.request import ProxyRequest
+from backendpool_async.proxy.settings import ProxyLimits
+
+__all__ = ["BrokenOff", "ProxyLimits", "ProxyRequest", "ReverseProxy"]

@@ -1,0 +1,140 @@
+"""The reverse proxy as a handler of aiohttp.web."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Final
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from backendpool_async.proxy.core import ProxyCore
+from backendpool_async.proxy.forwarded import Pair
+from backendpool_async.proxy.refusal import BrokenOff
+from backendpool_async.proxy.request import ProxyRequest, without_prefix
+from backendpool_async.proxy.upload import Message
+from backendpool_async.proxy.websocket import WebSocketProxy
+from backendpool_async.proxy.websocket_aiohttp import serve_websocket
+
+_LOOKS_APART: Final = 0.25
+_RESET: Final = struct.pack("ii", 1, 0)
+# What aiohttp.web sets where a handler does not.
+_OWN_DEFAULTS: Final = ("content-type", "server", "date")
+
+
+class AiohttpHandler:
+    """Of which `ReverseProxy.aiohttp_handler` returns the method `handle`."""
+
+    __slots__ = ("_core", "_prefix", "_websockets")
+
+    def __init__(self, core: ProxyCore, websockets: WebSocketProxy, prefix: str) -> None:
+        self._core = core
+        self._websockets = websockets
+        self._prefix = prefix
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Pass one request on; the answer that is returned was sent already."""
+        asked = self._asked(request)
+        if _is_websocket(request):
+            size = self._core.settings.limits.message_size
+            return await serve_websocket(self._websockets, request, asked, size)
+        client = _Client(request)
+        try:
+            await self._core.exchange(asked, client.receive, client.send)
+        except BrokenOff:
+            _reset(request)
+        return client.answer
+
+    def _asked(self, request: web.BaseRequest) -> ProxyRequest:
+        target = request.raw_path.encode("utf-8", "surrogateescape")
+        if self._prefix:
+            path, question_mark, query = target.partition(b"?")
+            target = without_prefix(path, self._prefix) + question_mark + query
+        return ProxyRequest(
+            request.method.encode(),
+            target,
+            [(name.lower(), value) for name, value in request.raw_headers],
+            request.remote,
+            request.scheme,
+            f"{request.version.major}.{request.version.minor}",
+        )
+
+
+class _Client:
+    """The client as an ASGI server would present it."""
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        # The one that is never begun is for a client that has left.
+        self.answer: web.StreamResponse = web.Response(status=502)
+        self._request = request
+        self._is_read = False
+
+    async def receive(self) -> Message:
+        if self._is_read:
+            await self._left()
+            return {"type": "http.disconnect"}
+        content = self._request.content
+        piece = await content.readany()
+        self._is_read = content.at_eof()
+        return {"type": "http.request", "body": piece, "more_body": not self._is_read}
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.answer = _Answer(message["status"], message["headers"])
+            await self.answer.prepare(self._request)
+            return
+        if message["body"]:
+            await self.answer.write(message["body"])
+        if not message["more_body"]:
+            await self.answer.write_eof()
+
+    async def _left(self) -> None:
+        # aiohttp.web has no event for it that all handlers could wait for.
+        while (  # noqa: ASYNC110 - see above
+            transport := self._request.transport
+        ) is not None and not transport.is_closing():
+            await asyncio.sleep(_LOOKS_APART)
+
+
+class _Answer(web.StreamResponse):
+    """An answer with the backend's header lines and no others."""
+
+    def __init__(self, status: int, headers: list[Pair]) -> None:
+        pairs = [(name.decode(), _text(value)) for name, value in headers]
+        super().__init__(status=status, headers=CIMultiDict(pairs))
+
+    async def _prepare_headers(self) -> None:
+        missing = [name for name in _OWN_DEFAULTS if name not in self.headers]
+        await super()._prepare_headers()
+        for name in missing:
+            self.headers.pop(name, None)
+
+
+def _is_websocket(request: web.BaseRequest) -> bool:
+    return (
+        request.method == "GET"
+        and request.headers.get("upgrade", "").lower() == "websocket"
+        and "upgrade" in request.headers.get("connection", "").lower()
+    )
+
+
+def _reset(request: web.BaseRequest) -> None:
+    """Break the connection off, in a way that cannot be taken for the end of an answer."""
+    transport = request.transport
+    if transport is None:
+        return
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        # An answer without a length ends with its connection: only a reset is no end.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    transport.abort()
+
+
+def _text(value: bytes) -> str:
+    # It is sent as UTF-8.
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

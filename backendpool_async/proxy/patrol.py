@@ -1,0 +1,134 @@
+"""What ends an exchange before its time: idleness, its age, a client that leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import math
+from typing import Final
+
+from backendpool_async.proxy.refusal import Refusal
+from backendpool_async.proxy.settings import ProxyLimits
+from backendpool_async.proxy.upload import Receive, Upload
+
+# Most requests have their answer before that, and cost no task that waits for their client to
+# leave.
+_FIRST_LOOK: Final = 0.1
+_NEXT_LOOK: Final = 1.0
+
+
+class Why(enum.Enum):
+    """Why an exchange was ended."""
+
+    IDLE = "nothing moved for too long"
+    TOTAL = "it took too long"
+    CLIENT_LEFT = "the client left"
+    REFUSED = "its body was refused"
+
+
+class Patrol:
+    """Looks after one exchange: one timer, and a task only for what takes long.
+
+    To end it, the body of ``async with patrol.limit`` is cancelled and TimeoutError is raised out
+    of it; `why` says why, and `refusal` what is to be answered if that is `Why.REFUSED`.
+    """
+
+    __slots__ = (
+        "_ends_at",
+        "_helpers",
+        "_idle",
+        "_is_over",
+        "_is_watched",
+        "_loop",
+        "_moved_at",
+        "_receive",
+        "_timer",
+        "_upload",
+        "limit",
+        "refusal",
+        "why",
+    )
+
+    def __init__(self, limits: ProxyLimits, receive: Receive) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._receive = receive
+        self._idle = limits.idle_timeout
+        now = self._moved_at = self._loop.time()
+        total = limits.total_timeout
+        self._ends_at = math.inf if total is None else now + total
+        self.limit = asyncio.timeout(None)
+        self.why = Why.IDLE
+        self.refusal: Refusal | None = None
+        self._is_over = False
+        self._upload: Upload | None = None
+        self._is_watched = False
+        self._helpers: list[asyncio.Task[None]] = []
+        first = min(now + _FIRST_LOOK, now + self._idle, self._ends_at)
+        self._timer = self._loop.call_at(first, self._look)
+
+    def moved(self) -> None:
+        """Something came or went."""
+        self._moved_at = self._loop.time()
+
+    def begin_upload(self, upload: Upload, uploading: asyncio.Task[None]) -> None:
+        """Take charge of the task that sends the body."""
+        self._upload = upload
+        self._helpers.append(uploading)
+        uploading.add_done_callback(self._upload_ended)
+
+    def stop_upload(self) -> None:
+        """The rest of the body is not wanted any more."""
+        for task in self._helpers:
+            task.cancel()
+
+    async def stop(self) -> None:
+        """Leave nothing running."""
+        self._is_over = True
+        self._timer.cancel()
+        if self._helpers:
+            for task in self._helpers:
+                task.cancel()
+            await asyncio.wait(self._helpers)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        idle_at = self._moved_at + self._idle
+        if now >= self._ends_at:
+            self._end(Why.TOTAL)
+            return
+        if now >= idle_at:
+            self._end(Why.IDLE)
+            return
+        next_look = min(idle_at, self._ends_at)
+        if not self._is_watched:
+            # One reader of the client's messages at a time.
+            if self._upload is None or self._upload.is_done:
+                self._is_watched = True
+                self._helpers.append(self._loop.create_task(self._watch()))
+            else:
+                next_look = min(next_look, now + _NEXT_LOOK)
+        self._timer = self._loop.call_at(next_look, self._look)
+
+    async def _watch(self) -> None:
+        # Some frameworks raise where others say it.
+        with contextlib.suppress(Exception):
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+        self._end(Why.CLIENT_LEFT)
+
+    def _upload_ended(self, uploading: asyncio.Task[None]) -> None:
+        if uploading.cancelled():
+            return
+        error = uploading.exception()
+        if isinstance(error, Refusal):
+            self.refusal = error
+            self._end(Why.REFUSED)
+        elif error is not None:
+            self._end(Why.CLIENT_LEFT)
+
+    def _end(self, why: Why) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self.why = why
+            self.limit.reschedule(self._loop.time())

@@ -1,0 +1,102 @@
+"""A request as it came, byte by byte, and what of its first line is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+from backendpool_async.proxy.forwarded import Pair
+from backendpool_async.proxy.grammar import TOKEN
+from backendpool_async.proxy.refusal import Refusal
+
+# Not even percent-encoded bytes are looked at; these would end the target, or the line.
+_ENDS_TARGET: Final = bytes([*range(33), 127]) + b"#"
+# A tunnel to anywhere; and what the proxy adds is not for the client to see (RFC 9110, 9.3.8).
+_REFUSED_METHODS: Final = frozenset({b"CONNECT", b"TRACE"})
+# What may stand in a path as it is (RFC 3986, section 3.3).
+_IN_PATHS: Final = "/:@!$&'()*+,;=~"
+
+
+class ProxyRequest(NamedTuple):
+    """What a client asks for.
+
+    `target`: path and query as they came. `headers`: names in lower case. `client`: the peer's
+    address, None where there is none (a Unix socket). `scheme`: "http" or "https"; `version` of
+    HTTP: "1.0", "1.1", "2".
+    """
+
+    method: bytes
+    target: bytes
+    headers: Iterable[Pair]
+    client: str | None
+    scheme: str
+    version: str
+
+
+def request_line(method: bytes, target: bytes) -> bytes:
+    """Return the first line for a backend. Raises `Refusal` for what cannot be passed on.
+
+    >>> request_line(b"GET", b"/a%2Fb?")
+    b'GET /a%2Fb? HTTP/1.1\\r\\n'
+    """
+    if method in _REFUSED_METHODS:
+        raise Refusal(405, "the method is not for this server")
+    if not method or method.translate(None, TOKEN):
+        raise Refusal(400, "the method is malformed")
+    if len(target.translate(None, _ENDS_TARGET)) != len(target):
+        raise Refusal(400, "the target is malformed")
+    # The form with a host in it would have the client choose who is asked.
+    if target[:1] != b"/" and not (target == b"*" and method == b"OPTIONS"):
+        raise Refusal(400, "the target is no path")
+    return b"%b %b HTTP/1.1\r\n" % (method, target)
+
+
+def asgi_target(scope: Mapping[str, Any]) -> bytes:
+    """Return path and query of an ASGI scope as they came, without the `root_path` of a mount.
+
+    An empty query (``/path?``) is not told from none by ASGI.
+
+    >>> asgi_target({"raw_path": b"/api/a%2Fb", "root_path": "/api", "query_string": b"x=%20"})
+    b'/a%2Fb?x=%20'
+    """
+    path: bytes | None = scope.get("raw_path")
+    if path is None:
+        path = quote(scope["path"], safe=_IN_PATHS).encode()
+    root: str = scope.get("root_path", "")
+    if root:
+        path = without_prefix(path, root)
+    query: bytes = scope["query_string"]
+    return b"%b?%b" % (path, query) if query else path
+
+
+def without_prefix(path: bytes, prefix: str) -> bytes:
+    """Return a path without the prefix that it begins with, decoded or not; else as it is.
+
+    >>> without_prefix(b"/%61pi/x%2Fy", "/api")
+    b'/x%2Fy'
+    """
+    decoded = prefix.rstrip("/").encode("utf-8", "surrogateescape")
+    end = len(decoded) if path.startswith(decoded) else _end_of_decoded(path, decoded)
+    rest = path[end:]
+    # A server may have set it for the sake of links, and the path came without it.
+    if rest[:1] not in (b"", b"/"):
+        return path
+    return rest or b"/"
+
+
+def _end_of_decoded(path: bytes, prefix: bytes) -> int:
+    """Return where that part of a path ends which reads as the prefix once decoded; 0: nowhere."""
+    at = 0
+    for byte in prefix:
+        if path[at : at + 1] == b"%":
+            try:
+                read, width = int(path[at + 1 : at + 3], 16), 3
+            except ValueError:
+                return 0
+        else:
+            read, width = (path[at] if at < len(path) else -1), 1
+        if read != byte:
+            return 0
+        at += width
+    return at

@@ -1,0 +1,72 @@
+"""The proxy under each server that it is made for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from aiohttp import web
+from backends import served_by_aiohttp, served_by_hypercorn, served_by_uvicorn
+
+from backendpool_async import BackendPool, Balancer
+from backendpool_async.proxy import ReverseProxy
+
+FRONTS: Final = ("uvicorn", "hypercorn", "aiohttp")
+# Where it matters who reads the bytes: uvicorn has two parsers.
+PARSERS: Final = (*FRONTS, "uvicorn-h11")
+
+
+@asynccontextmanager
+async def served(front: str, proxy: ReverseProxy, **options: Any) -> AsyncIterator[str]:
+    """Serve the proxy, and yield its address; the server starts and closes it."""
+    if front == "hypercorn":
+        async with served_by_hypercorn(proxy, **options) as place:
+            yield place.address
+    elif front == "aiohttp":
+        app = web.Application()
+        app.cleanup_ctx.append(lambda _: _started(proxy))
+        app.router.add_route("*", "/{path:.*}", proxy.aiohttp_handler())
+        async with served_by_aiohttp(app, **options) as place:
+            yield place.address
+    else:
+        http = "h11" if front == "uvicorn-h11" else "httptools"
+        async with served_by_uvicorn(proxy, http=http, **options) as place:
+            yield place.address
+
+
+@asynccontextmanager
+async def proxied(
+    front: str, *backends: str, handler_cancellation: bool | None = None, **keywords: Any
+) -> AsyncIterator[Proxied]:
+    """Serve a proxy for these backends."""
+    balancer = Balancer(BackendPool.static(list(backends)))
+    proxy = ReverseProxy(balancer, **keywords)
+    options = {}
+    if handler_cancellation is not None:
+        options["handler_cancellation"] = handler_cancellation
+    async with served(front, proxy, **options) as address:
+        yield Proxied(address, proxy, balancer)
+
+
+class Proxied:
+    """Where a proxy is served, and what it balances with."""
+
+    def __init__(self, address: str, proxy: ReverseProxy, balancer: Balancer) -> None:
+        self.address = address
+        self.proxy = proxy
+        self.balancer = balancer
+        self.pool = balancer._pool
+
+    def failures(self) -> int:
+        """How many requests failed, says the balancer."""
+        return sum(each.failures for each in self.balancer.explain().backends)
+
+    def in_flight(self) -> int:
+        """How many leases there are."""
+        return sum(each.in_flight for each in self.balancer.explain().backends)
+
+
+async def _started(proxy: ReverseProxy) -> AsyncIterator[None]:
+    async with proxy:
+        yield
