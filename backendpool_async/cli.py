@@ -37,9 +37,12 @@ _INTERRUPTED: Final = 130
 _NOBODY_READS: Final = 141
 _TERMINATED: Final = 143
 
-_DEMO_NEEDS: Final = {"aiohttp": "aiohttp", "rich": "rich", "dns": "dnspython"} | (
-    {"asyncinotify": "asyncinotify"} if sys.platform == "linux" else {}
-)
+_DEMO_NEEDS: Final = {
+    "aiohttp": "aiohttp",
+    "dns": "dnspython",
+    "rich": "rich",
+    "websockets": "websockets",
+} | ({"asyncinotify": "asyncinotify"} if sys.platform == "linux" else {})
 
 _URLS: Final = """\
 URLs (quote them for the shell):

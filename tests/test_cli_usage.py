@@ -83,7 +83,7 @@ def test_demo_without_its_extra_exits_with_2_and_names_what_is_missing(
     assert main(["demo"]) == 2
     stdout, stderr = capsys.readouterr()
     assert stdout == ""
-    assert "rich and dnspython" in stderr
+    assert "dnspython and rich" in stderr
     assert "pip install 'backendpool-async[demo]'" in stderr
 
 
