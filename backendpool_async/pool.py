@@ -68,6 +68,7 @@ class BackendPool(JudgingList, Constructors):
 
     __slots__ = (
         "_flight",
+        "_opened",
         "_poll_interval",
         "_run",
         "_source",
@@ -89,6 +90,7 @@ class BackendPool(JudgingList, Constructors):
         count("max_backends", max_backends)
         self._source = as_source(source)
         self._run: Run | None = None
+        self._opened = False
         self._flight: Flight | None = None
         self._stubborn: Flight | None = None
         if isinstance(self._source, StaticSource):
@@ -113,7 +115,7 @@ class BackendPool(JudgingList, Constructors):
         A pool can be started again after `aclose()`, on any event loop.
         """
         if isinstance(self._source, StaticSource):
-            self._closed = False
+            self._closed, self._opened = False, True
             return
         run = await self._started()
         if run.first.done() and run.starters == 0:
@@ -188,6 +190,7 @@ class BackendPool(JudgingList, Constructors):
         `timeout` in all. Closing twice, or a pool that was never started, does no harm.
         """
         run = self._current_run()
+        self._opened = False
         self._close()
         closed = self._closed_error()
         if self._flight is not None:

@@ -6,15 +6,12 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
 import random
 import time
-import weakref
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
-from zlib import crc32
 
 from backendpool_async.backend import Backend
 from backendpool_async.balance.candidate import Candidate
@@ -22,11 +19,16 @@ from backendpool_async.balance.candidate_registry import CandidateRegistry
 from backendpool_async.balance.ejection import Ejector, OutlierEjection
 from backendpool_async.balance.explanation import Explanation, History, explained
 from backendpool_async.balance.failures import transport_failure
+from backendpool_async.balance.following import follow
 from backendpool_async.balance.health import HealthChecks, HealthMonitor
+from backendpool_async.balance.interim import InterimChooser
 from backendpool_async.balance.lease import Lease
+from backendpool_async.balance.options import check_options
 from backendpool_async.balance.outcomes import Classify, Clock, OutcomeRecorder
+from backendpool_async.balance.pauses import is_on_loop
 from backendpool_async.balance.policies import RoundRobin
 from backendpool_async.balance.policy import Chooser, Policy, Unkeyed
+from backendpool_async.balance.rendezvous import rendezvous
 from backendpool_async.balance.subset import Subset
 from backendpool_async.balance.view import View, ViewRules
 from backendpool_async.balance.view_builder import ViewBuilder
@@ -45,6 +47,10 @@ class Balancer:
     """Chooses one backend of a pool at a time, and learns from what became of it.
 
     Choosing and leasing work from any thread, also without `start()`, as reading the pool does.
+    While a long list, or Maglev's table, is prepared for the first time (also when the list was
+    empty), an event loop does not wait: what it chooses is available and by weight, and the same
+    for the same key, but not by the policy. `start()` and threads without a loop wait.
+
     Started, or inside ``async with``, it starts and closes the pool too, and a backend returns
     from its ejection by itself.
 
@@ -75,6 +81,7 @@ class Balancer:
         "_builder",
         "_choose",
         "_history",
+        "_interim",
         "_loop",
         "_monitor",
         "_next",
@@ -109,10 +116,9 @@ class Balancer:
         classify: Classify = transport_failure,
         clock: Clock = time.monotonic,
     ) -> None:
-        if not isinstance(pool, BackendPool):
-            raise TypeError(f"a balancer is for a backendpool_async.BackendPool, not {pool!r}")
         self._pool = pool
         self._policy: Policy = RoundRobin() if policy is None else policy
+        check_options(pool, self._policy, ejection, zone, checks, subset, classify, clock)
         self._outcomes = OutcomeRecorder(
             clock,
             classify,
@@ -129,6 +135,7 @@ class Balancer:
             self._monitor = HealthMonitor(
                 checks, pool, registry.get_or_create, self._availability_changed, clock, subset
             )
+        self._history = History()
         self._builder = ViewBuilder(
             pool,
             self._policy,
@@ -143,8 +150,9 @@ class Balancer:
             clock,
             publish=self._publish,
             expire=self._expire,
+            list_changed=self._history.note,
         )
-        self._history = History()
+        self._interim = InterimChooser(pool, subset, registry, clock, panic_threshold)
         self._retries = 0
         self._ready: Chooser = self._refuse
         self._started_pool = False
@@ -152,8 +160,7 @@ class Balancer:
         self._timer: asyncio.TimerHandle | None = None
         self._view = View(Snapshot(), (), (), (), is_panic=False, changes_at=math.inf)
         self._expire()
-        _follow(pool, self)
-        _all.add(self)
+        follow(pool, self)
 
     @property
     def pool(self) -> BackendPool:
@@ -214,11 +221,12 @@ class Balancer:
     async def start(self, *, required: bool = True) -> None:
         """Start the pool, and from now on let backends return by themselves; see its `start()`.
 
-        A pool that is running already stays running when the balancer is closed.
+        A pool that was started before stays so when the balancer is closed.
         """
-        was_running = self._pool.is_running
+        # A fixed list is opened, and there is nothing to run.
+        was_started = self._pool.is_running or self._pool._opened
         await self._pool.start(required=required)
-        self._started_pool = self._started_pool or not was_running
+        self._started_pool = self._started_pool or not was_started
         try:
             if self._builder.takes_long:
                 await in_thread(self._builder.rebuild_if_stale)
@@ -235,17 +243,15 @@ class Balancer:
 
         Choosing goes on from what is known.
         """
-        if self._monitor is not None:
-            await self._monitor.aclose()
-        if self._started_pool or not self._pool.is_running:
-            await self._pool.aclose()
-        self._started_pool = False
         self._loop = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._builder.is_building:
-            await in_thread(self._builder.join)
+        self._set_timer()
+        async with contextlib.AsyncExitStack() as parts:
+            # From the last to the first; one that fails or is cancelled does not keep the others.
+            parts.push_async_callback(self._builder_gone)
+            if self._started_pool:
+                parts.push_async_callback(self._close_pool)
+            if self._monitor is not None:
+                parts.push_async_callback(self._monitor.aclose)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -267,8 +273,19 @@ class Balancer:
             f" {len(view.available)} of {counted(len(view.listed))} available{panic}>"
         )
 
+    async def _close_pool(self) -> None:
+        await self._pool.aclose()
+        self._started_pool = False
+
+    async def _builder_gone(self) -> None:
+        if self._builder.is_building:
+            await in_thread(self._builder.join)
+
     def _choose_avoiding(self, key: str | None, exclude: Collection[str]) -> Candidate:
         avoided = {exclude} if isinstance(exclude, str) else exclude
+        meanwhile = self._choose_meanwhile(key, avoided)
+        if meanwhile is not None:
+            return meanwhile
         for attempt in range(_TRIES):
             # The same key falls back on the same backends, too.
             candidate = self._choose(key if key is None or not attempt else f"{key}\0{attempt}")
@@ -279,7 +296,7 @@ class Balancer:
             if left:
                 if key is None:
                     return random.choices(left, [each.weight for each in left])[0]
-                return left[crc32(key.encode(errors="replace")) % len(left)]
+                return rendezvous(key, left)
         if self._rebuild_if_due():
             return self._choose_avoiding(key, exclude)
         raise NoBackends(f"{self!r}: none is left of {len(self._view.chosen_among)} to choose from")
@@ -292,10 +309,8 @@ class Balancer:
             self._next = chooser.next if isinstance(chooser, Unkeyed) else partial(chooser, None)
             self._choose = self._ready = chooser
         self._outcomes.set_due(view.changes_at)
-        if before.snapshot.generation != view.snapshot.generation:
-            self._history.note(
-                before.snapshot.backends, view.snapshot.backends, view.snapshot.generation
-            )
+        self._interim.forget()
+        self._history.find_out()
         if view.is_panic and not before.is_panic:
             few = f"{len(view.available)} of {counted(len(view.listed))}"
             log(logging.WARNING, f"{self._pool._name}: only {few} available; all are chosen among")
@@ -311,20 +326,36 @@ class Balancer:
         self._next = self._choose = self._choose_after_rebuild
 
     def _choose_after_rebuild(self, key: str | None = None) -> Candidate:
+        meanwhile = self._choose_meanwhile(key)
+        if meanwhile is not None:
+            return meanwhile
         self._builder.rebuild_if_stale()
         # Not `_choose`: if the view is out of date once more, that is for the next choice.
         return self._ready(key)
+
+    def _choose_meanwhile(self, key: str | None, avoided: Collection[str] = ()) -> Candidate | None:
+        """Choose without a view while the first one takes its time; None where there is one."""
+        # Only an event loop has more to do than to wait.
+        if self._view.chosen_among or not is_on_loop() or not self._builder.builds_first_aside():
+            return None
+        candidate = self._interim.choose(key, avoided)
+        if candidate is None:
+            raise self._no_backends()
+        return candidate
 
     def _refuse(self, key: str | None = None) -> Candidate:
         if self._rebuild_if_due():
             # Nobody holds a lease of nothing, so no end of one sees to it.
             return self._choose(key)
-        error = self._view.snapshot.error
+        raise self._no_backends()
+
+    def _no_backends(self) -> NoBackends:
+        error = self._pool.snapshot.error
         why = f"; {error}" if error else ""
-        raise NoBackends(f"{self._pool._name}: there is no backend to choose{why}")
+        return NoBackends(f"{self._pool._name}: there is no backend to choose{why}")
 
     def _listed(self) -> Sequence[Candidate]:
-        return self._view.listed
+        return self._view.listed or self._interim.listed()
 
     def _current_view(self) -> View:
         """Return the view, built anew where due, if that takes not long or there is none yet."""
@@ -364,29 +395,4 @@ class Balancer:
         after_fork = getattr(self._policy, "after_fork", None)
         if after_fork is not None:
             after_fork()
-        _follow(self._pool, self)
-
-
-def _follow(pool: BackendPool, balancer: Balancer) -> None:
-    # Weakly: a pool that lives on does not keep its balancers.
-    def wake() -> None:
-        if (alive := reference()) is not None:  # pragma: no branch - a moment before it is popped
-            alive._builder.on_pool_change()
-
-    # No lock is taken in here: the collector calls it at any time, in any thread.
-    reference = weakref.ref(balancer, lambda _: pool._wakers.pop(wake, None))
-    pool._add_waker(wake)
-
-
-_all: weakref.WeakSet[Balancer] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:  # pragma: no cover - a test forks, in a process of its own
-    # A fork copies no threads: a lock that another one held stays held, and a pool's child calls
-    # none of the wakers of its parent.
-    for balancer in list(_all):
-        balancer._begin_anew()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+        follow(self._pool, self)

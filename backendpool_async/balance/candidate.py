@@ -64,6 +64,13 @@ class Candidate:
         # this, because a list that becomes empty gives its memory back, and asks for it again.
         self._leases: list[None] = [None] * NO_LEASES
 
+    def reset(self) -> None:
+        """Begin anew in a forked child: what its parent's threads and tasks lease never ends here.
+
+        A lease that is held while its own thread forks ends in the child without being counted.
+        """
+        self._leases = [None] * NO_LEASES
+
     @property
     def in_flight(self) -> int:
         """How many leases of it are held."""

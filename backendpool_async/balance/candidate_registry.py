@@ -28,6 +28,8 @@ class CandidateRegistry:
         # A sum taken while one is forgotten would lack it, or have it twice. Reentrant: a signal
         # handler may come back here.
         self._forgetting = threading.RLock()
+        for each in self._all.values():
+            each.reset()
 
     def update(self, backends: Sequence[Backend], now: float) -> list[Candidate]:
         """Return the candidates of this list, in its order; who is missing in it is absent."""
@@ -57,22 +59,29 @@ class CandidateRegistry:
         return forgotten.plus(known)
 
     def _forget(self, now: float) -> None:
-        due = [each for each, t in self._absent_since.items() if now - t >= self._forget_after]
-        idle = [address for address in due if not self._all[address].in_flight]
-        if not idle:
+        # Copies, and no step that counts on the one before: a signal handler may choose, and so
+        # build, in the middle of it.
+        absent = list(self._absent_since.items())
+        due = [address for address, since in absent if now - since >= self._forget_after]
+        if not due:
             return
         with self._forgetting:
-            self._forgotten = self._forgotten.plus(self._all.pop(address) for address in idle)
-        for address in idle:
-            del self._absent_since[address]
+            known = {address: self._all[address] for address in due if address in self._all}
+            idle = {address: each for address, each in known.items() if not each.in_flight}
+            self._forgotten = self._forgotten.plus(idle.values())
+            for address in idle:
+                self._all.pop(address, None)
+                self._absent_since.pop(address, None)
 
     def _note_absence(self, present: set[Backend], now: float) -> None:
         if len(present) == len(self._all):
             self._absent_since.clear()
             return
-        absent = collected(address for address in self._all if address not in present)
-        for address in absent:
+        # A copy in one step: the results of health checks may add to it at any time.
+        known = list(self._all.items())
+        absent = collected(pair for pair in known if pair[0] not in present)
+        for address, candidate in absent:
             self._absent_since.setdefault(address, now)
-            self._all[address].is_listed = False
+            candidate.is_listed = False
         for address in self._absent_since.keys() & present:
-            del self._absent_since[address]
+            self._absent_since.pop(address, None)

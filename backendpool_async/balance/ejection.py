@@ -60,8 +60,9 @@ class OutlierEjection:
       several do not return together. Each such time that it then stays without being ejected
       takes one off.
     * `max_ejection_time`: seconds, the limit of that.
-    * `max_ejected`: the largest share of the backends that are ejected at once. The last one never
-      is.
+    * `max_ejected`: the largest share of the backends that are ejected at once, counted at the
+      moment of an ejection, with those that checks found unhealthy. The last one never is. When
+      the list shrinks or a check fails afterwards, more of it may be out.
     * `failure_percentage`, `success_rate`: other reasons to eject, judged every `interval` seconds.
 
     The words and the defaults are Envoy's, but for `max_ejected` (Envoy: 10 %). Raises TypeError or
@@ -91,7 +92,7 @@ class OutlierEjection:
 class Ejector:
     """Ejects by the rules of one `OutlierEjection`; whoever calls it sees to it that one does."""
 
-    __slots__ = ("_full", "_full_until", "_most_times", "_rules", "next_judgement")
+    __slots__ = ("_done", "_full", "_full_until", "_most_times", "_rules", "next_judgement")
 
     def __init__(self, rules: OutlierEjection, now: float) -> None:
         self._rules = rules
@@ -101,6 +102,7 @@ class Ejector:
             self.next_judgement = now + rules.interval
         # More would be forgiven one by one for days, and the limit is reached already.
         self._most_times = math.ceil(rules.max_ejection_time / rules.base_ejection_time)
+        self._done = 0
         # The list of which as many as may be were ejected, and until when that is so.
         self._full: Sequence[Candidate] | None = None
         self._full_until = -math.inf
@@ -114,9 +116,8 @@ class Ejector:
         limit = self._rules.consecutive_failures
         if limit is None or candidate.consecutive_failures < limit:
             return None
-        return self._eject(
-            candidate, listed, now, f"{candidate.consecutive_failures} failures in a row"
-        )
+        why = f"{candidate.consecutive_failures} failures in a row"
+        return next(iter(self._eject({candidate: why}, listed, now)), None)
 
     def judge(self, listed: Sequence[Candidate], now: float) -> list[str]:
         """Eject by rate; return what is to be said of each."""
@@ -126,10 +127,7 @@ class Ejector:
             each.judged = (each.requests, each.failures)
             counted[each] = (each.requests - requests, each.failures - failures)
         self.next_judgement = now + self._rules.interval
-        ejections = (
-            self._eject(each, listed, now, why) for each, why in self._outliers(counted).items()
-        )
-        return [ejection for ejection in ejections if ejection is not None]
+        return self._eject(self._outliers(counted), listed, now)
 
     def _outliers(self, counted: dict[Candidate, tuple[int, int]]) -> dict[Candidate, str]:
         found: dict[Candidate, str] = {}
@@ -153,38 +151,60 @@ class Ejector:
         return found
 
     def _eject(
-        self, candidate: Candidate, listed: Sequence[Candidate], now: float, reason: str
-    ) -> str | None:
-        rules = self._rules
-        if is_ejected(candidate, now) or not candidate.is_listed:
-            return None
-        if self._is_full(listed, now):
-            return None
-        record = candidate.record = candidate.record or EjectionRecord()
-        well_since = max(0.0, now - record.until) if record.times else 0.0
-        times = max(0, record.times - int(well_since / rules.base_ejection_time)) + 1
-        record.times = min(times, self._most_times)
-        time = min(rules.base_ejection_time * record.times, rules.max_ejection_time)
-        record.until = now + time * random.uniform(1, 1 + _JITTER)
-        record.reason = reason
-        candidate.ejections += 1
-        # What comes after its return is counted anew.
-        candidate.consecutive_failures = 0
-        return f"{candidate.backend} is ejected for {record.until - now:.0f} s: {reason}"
+        self, reasons: dict[Candidate, str], listed: Sequence[Candidate], now: float
+    ) -> list[str]:
+        """Eject as many of these as may be; return what is to be said of each."""
+        said: list[str] = []
+        room, counted_at = 0, -1
+        for candidate, reason in reasons.items():
+            if is_ejected(candidate, now) or not candidate.is_listed:
+                continue
+            record = candidate.record or EjectionRecord()
+            times = self._times(record, now)
+            until = now + self._time(times)
+            # Counted once for all of them, or there would be n times n steps. Once more only when
+            # a signal handler or the garbage collector ended a lease, and so ejected another one
+            # of them, in between.
+            while counted_at != self._done:
+                counted_at = self._done
+                room = self._room(listed, now)
+            # Nothing is called from the comparison to the end of this, so nothing comes between.
+            if room <= 0 or (candidate.record is not None and now < candidate.record.until):
+                continue
+            candidate.record = record
+            record.times, record.until, record.reason = times, until, reason
+            candidate.ejections += 1
+            # What comes after its return is counted anew.
+            candidate.consecutive_failures = 0
+            room -= 1
+            counted_at += 1
+            self._done += 1
+            said.append(f"{candidate.backend} is ejected for {until - now:.0f} s: {reason}")
+        return said
 
-    def _is_full(self, listed: Sequence[Candidate], now: float) -> bool:
-        """Whether no more may be ejected now."""
+    def _times(self, record: EjectionRecord, now: float) -> int:
+        well_since = max(0.0, now - record.until) if record.times else 0.0
+        times = max(0, record.times - int(well_since / self._rules.base_ejection_time)) + 1
+        return min(times, self._most_times)
+
+    def _time(self, times: int) -> float:
+        rules = self._rules
+        time = min(rules.base_ejection_time * times, rules.max_ejection_time)
+        return time * random.uniform(1, 1 + _JITTER)
+
+    def _room(self, listed: Sequence[Candidate], now: float) -> int:
+        """Return how many more may be ejected now, 0 or less for none."""
         # While all fail, each failure asks: going through a long list each time takes the loop.
         if listed is self._full and now < self._full_until:
-            return True
+            return 0
         out = [each for each in listed if not is_available(each, now)]
         most = min(math.floor(len(listed) * self._rules.max_ejected), len(listed) - 1)
-        if len(out) + 1 <= most:
-            return False
-        self._full = listed
-        ends = [each.record.until for each in out if each.record and each.record.until > now]
-        self._full_until = min(ends, default=now)
-        return True
+        room = most - len(out)
+        if room <= 0:
+            self._full = listed
+            ends = [each.record.until for each in out if each.record and each.record.until > now]
+            self._full_until = min(ends, default=now)
+        return room
 
 
 def is_ejected(candidate: Candidate, now: float) -> bool:

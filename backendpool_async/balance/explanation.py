@@ -15,6 +15,7 @@ from backendpool_async.balance.ejection import is_ejected, state_of
 from backendpool_async.balance.pauses import collected, pause
 from backendpool_async.balance.view import View
 from backendpool_async.errors import counted
+from backendpool_async.snapshot import Snapshot
 
 _CHANGES_KEPT: Final = 10
 _NAMED: Final = 10
@@ -49,7 +50,10 @@ class BackendState:
     `state` is ``available``, ``ejected`` or ``unhealthy``. `last_failure_ago` and `ejected_for` are
     counted from the moment of asking. `picks` are its leases, of which `requests` ended with a
     verdict; a cancelled one has none. `ejections` is what the next ejection is prolonged by, and
-    shrinks with time; `ejections_total` only grows.
+    shrinks with time; `ejections_total` only grows. `chosen_among`: whether it gets requests at all
+    at the moment, which one of another zone may not though it is available, and one that is not
+    does in a panic. `share`: the part of all requests that its weight stands for, 0 to 1, less than
+    usual while it is `returning` (see `slow_start` of `Balancer`); 0 when it is not chosen among.
     """
 
     backend: str
@@ -67,9 +71,16 @@ class BackendState:
     ejected_because: str | None
     last_failure: str | None
     last_failure_ago: float | None
+    chosen_among: bool
+    share: float
+    returning: bool
 
     def __str__(self) -> str:
         parts = [f"{self.backend:<24} {self.state:<10} weight {self.weight}"]
+        if self.returning:
+            parts.append(f"returning with {self.share:.1%} of the requests")
+        elif self.state == "available" and not self.chosen_among:
+            parts.append("not chosen among")
         parts.append(f"{self.in_flight} in flight")
         if self.latency is not None:
             parts.append(f"{self.latency * 1e3:.1f} ms")
@@ -136,28 +147,52 @@ class Explanation:
 class History:
     """The last changes of a list."""
 
-    __slots__ = ("_changes",)
+    __slots__ = ("_noted",)
 
     def __init__(self) -> None:
-        self._changes: deque[Change] = deque(maxlen=_CHANGES_KEPT)
+        self._noted: deque[_Noted] = deque(maxlen=_CHANGES_KEPT)
 
-    def note(self, before: Sequence[Backend], after: Sequence[Backend], generation: int) -> None:
-        """Keep what came and went."""
-        old = set(before)
-        pause()
-        new = set(after)
-        self._changes.append(
-            Change(
-                datetime.now(UTC).isoformat(timespec="milliseconds"),
-                generation,
-                tuple(collected(each for each in after if each not in old)),
-                tuple(collected(each for each in before if each not in new)),
-            )
-        )
+    def note(self, before: Snapshot, after: Snapshot) -> None:
+        """Keep that the list changes now; does not take long."""
+        self._noted.append(_Noted(before, after))
+
+    def find_out(self) -> None:
+        """Find out what came and went; until then the lists are kept."""
+        for noted in list(self._noted):
+            noted.change()
 
     def changes(self) -> tuple[Change, ...]:
         """The latest last."""
-        return tuple(self._changes)
+        return tuple(noted.change() for noted in list(self._noted))
+
+
+class _Noted:
+    """A change at the moment of which there was no time to compare the lists."""
+
+    __slots__ = ("_change", "_generation", "_lists", "_time")
+
+    def __init__(self, before: Snapshot, after: Snapshot) -> None:
+        self._time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._generation = after.generation
+        self._lists: tuple[Sequence[Backend], Sequence[Backend]] = (before.backends, after.backends)
+        self._change: Change | None = None
+
+    def change(self) -> Change:
+        """Compare the lists, and keep them no longer."""
+        # Read before `_change` is looked at: two threads may do so at once, and find the same.
+        before, after = self._lists
+        if self._change is None:
+            old = set(before)
+            pause()
+            new = set(after)
+            self._change = Change(
+                self._time,
+                self._generation,
+                tuple(collected(each for each in after if each not in old)),
+                tuple(collected(each for each in before if each not in new)),
+            )
+            self._lists = ((), ())
+        return self._change
 
 
 def explained(
@@ -178,6 +213,7 @@ def explained(
     if match:
         matching = collected(pair for pair in judged if match in pair[1].backend)
     told = matching if limit is None else _troubled_first(matching, now, limit)
+    shares = _shares(view, told)
     return Explanation(
         pool=pool,
         policy=type(policy).__name__,
@@ -188,7 +224,12 @@ def explained(
         unhealthy=states["unhealthy"],
         retries=retries,
         error=None if error is None else str(error),
-        backends=tuple(collected(_told(state, each, now) for state, each in told)),
+        backends=tuple(
+            collected(
+                _told(state, each, now, shares.get(each), returning=each in view.returning)
+                for state, each in told
+            )
+        ),
         omitted=len(matching) - len(told),
         changes=history.changes(),
     )
@@ -210,7 +251,18 @@ def _rank(state: str, candidate: Candidate, now: float) -> int:
     return 2 if last is None or now - last.at > _RECENTLY else 1
 
 
-def _told(state: str, candidate: Candidate, now: float) -> BackendState:
+def _shares(view: View, told: Sequence[_Judged]) -> dict[Candidate, float]:
+    """Return the part of the requests that each of these gets, if it is chosen among."""
+    total = sum(collected(each.weight for each in view.chosen_among))
+    wanted = {each for _, each in told}
+    return dict(
+        collected((each, each.weight / total) for each in view.chosen_among if each in wanted)
+    )
+
+
+def _told(
+    state: str, candidate: Candidate, now: float, share: float | None, *, returning: bool
+) -> BackendState:
     backend, record, last = candidate.backend, candidate.record, candidate.last_failure
     ejected = record if record is not None and is_ejected(candidate, now) else None
     return BackendState(
@@ -229,6 +281,9 @@ def _told(state: str, candidate: Candidate, now: float) -> BackendState:
         ejected_because=ejected.reason if ejected else None,
         last_failure=last.reason if last else None,
         last_failure_ago=now - last.at if last else None,
+        chosen_among=share is not None,
+        share=share or 0.0,
+        returning=returning,
     )
 
 

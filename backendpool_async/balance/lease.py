@@ -39,6 +39,7 @@ class Lease:
         "_candidate",
         "_exclude",
         "_failure",
+        "_held",
         "_key",
         "_lender",
         "_reason",
@@ -96,10 +97,13 @@ class Lease:
             candidate = lender._choose_avoiding(key, exclude)
         else:
             candidate = lender._next() if key is None else lender._choose(key)
-        candidate._leases.append(None)
+        # Before anything is counted: a clock of somebody else's may raise.
+        self._began = lender._outcomes.clock()
+        # A forked child counts in another list: what was added to this one is taken from it.
+        held = self._held = candidate._leases
+        held.append(None)
         candidate.picks += 1
         self._candidate = candidate
-        self._began = lender._outcomes.clock()
         return self
 
     def release(self, error: BaseException | None = None) -> None:
@@ -119,7 +123,7 @@ class Lease:
         if lender is None:
             return
         self._lender = None
-        candidate._leases.pop()
+        self._held.pop()
         outcomes = lender._outcomes
         now = outcomes.clock()
         took = (now if self._answered_at is None else self._answered_at) - self._began

@@ -16,10 +16,17 @@ CHUNK: Final = 1024
 
 def pause() -> None:
     """Let other threads run; nothing on the thread of an event loop, where it would help nobody."""
+    if not is_on_loop():
+        time.sleep(0)
+
+
+def is_on_loop() -> bool:
+    """Whether this is the thread of a running event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        time.sleep(0)
+        return False
+    return True
 
 
 def collected(items: Iterable[T]) -> list[T]:

@@ -24,7 +24,8 @@ class Policy(Protocol):
     call at the same time would trip over.
 
     A policy belongs to one balancer. With an attribute ``prepares_slowly = True``, and for long
-    lists, `prepare` is called in a thread of its own. Two more methods are optional:
+    lists, `prepare` is called in a thread of its own, and an event loop chooses by weight at random
+    until it has returned for the first time. Two more methods are optional:
     ``observe(candidate, seconds, now)`` is called when a lease has ended and says how long it took,
     ``after_fork()`` in a forked child.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,8 +20,10 @@ STEPS: Final = 10
 class View:
     """The candidates at one moment: those listed, those available, and those to choose among.
 
-    `is_panic`: fewer are available than the panic threshold asks for, so all are chosen among.
-    `changes_at`: when it is out of date by the clock alone, infinite when never.
+    `is_panic`: fewer are available than the panic threshold asks for, and the own zone does not
+    suffice, so all are chosen among.
+    `changes_at`: when it is out of date by the clock alone, infinite when never. `returning`: those
+    that get less than their weight for a while.
     """
 
     snapshot: Snapshot
@@ -30,6 +32,7 @@ class View:
     chosen_among: Sequence[Candidate]
     is_panic: bool
     changes_at: float
+    returning: Collection[Candidate] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,25 +47,27 @@ class ViewRules:
     def view(self, snapshot: Snapshot, listed: Sequence[Candidate], now: float) -> View:
         """Return the view of these candidates at this time, and weigh them."""
         available = collected(each for each in listed if is_available(each, now))
-        is_panic = len(available) < self.panic_threshold * len(listed)
-        chosen_among: Sequence[Candidate] = listed if is_panic else self._near(listed, available)
+        # Other zones may fall, and nothing is wrong here.
+        near = self._near(listed, available)
+        is_panic = not near and len(available) < self.panic_threshold * len(listed)
+        chosen_among = listed if is_panic else near or available
+        # Nobody in a panic: who just returned is better than those that are out and chosen among.
+        steps = {} if is_panic else self._steps(chosen_among, now)
+        self._weigh(chosen_among, steps)
+        changes_at = min(self._next_ejection_end(listed, now), self._next_step(steps, now))
         return View(
-            snapshot,
-            listed,
-            available,
-            chosen_among,
-            is_panic,
-            min(self._next_ejection_end(listed, now), self._weigh(chosen_among, now)),
+            snapshot, listed, available, chosen_among, is_panic, changes_at, returning=steps.keys()
         )
 
     def _near(
         self, listed: Sequence[Candidate], available: Sequence[Candidate]
     ) -> Sequence[Candidate]:
+        """Return those of the own zone, none when too few of them are available."""
         if self.zone is None:
-            return available
+            return ()
         near = collected(each for each in available if each.backend.zone == self.zone)
         all_near = sum(each.backend.zone == self.zone for each in listed)
-        return near if near and len(near) >= self.zone_threshold * all_near else available
+        return near if len(near) >= self.zone_threshold * all_near else ()
 
     def _next_ejection_end(self, listed: Sequence[Candidate], now: float) -> float:
         ends = collected(
@@ -70,17 +75,22 @@ class ViewRules:
         )
         return min(ends, default=math.inf)
 
-    def _weigh(self, chosen_among: Sequence[Candidate], now: float) -> float:
-        """Set the weights; return when the first of them changes, infinite when none does."""
-        steps: dict[Candidate, int] = {}
-        if self.slow_start:
-            every = collected((each, self._step(each, now)) for each in chosen_among)
-            steps = {each: step for each, step in every if step < STEPS}
+    def _steps(self, chosen_among: Sequence[Candidate], now: float) -> dict[Candidate, int]:
+        """Return how far each has returned that has not wholly."""
+        if not self.slow_start:
+            return {}
+        every = collected((each, self._step(each, now)) for each in chosen_among)
+        return {each: step for each, step in every if step < STEPS}
+
+    def _weigh(self, chosen_among: Sequence[Candidate], steps: Mapping[Candidate, int]) -> None:
         for number, each in enumerate(chosen_among, 1):
             # All are multiplied while one returns, so that a part of its weight is a whole number.
             each.weight = each.backend.weight * (steps.get(each, STEPS) if steps else 1)
             if number % CHUNK == 0:
                 pause()
+
+    def _next_step(self, steps: Mapping[Candidate, int], now: float) -> float:
+        """Return when the first weight changes, infinite when none does."""
         step_time = self.slow_start / STEPS
         nexts = (step * step_time - _seconds_back(each, now) for each, step in steps.items())
         return now + min(nexts, default=math.inf)
@@ -88,7 +98,7 @@ class ViewRules:
     def _step(self, candidate: Candidate, now: float) -> int:
         """Return how far it has returned: from 1 to `STEPS`."""
         back = _seconds_back(candidate, now)
-        if back >= self.slow_start or not is_available(candidate, now):
+        if back >= self.slow_start:
             return STEPS
         return int(back / self.slow_start * STEPS) + 1
 

@@ -15,6 +15,7 @@ from backendpool_async.balance.view import View, ViewRules
 from backendpool_async.errors import describe
 from backendpool_async.live import LiveList
 from backendpool_async.logs import log
+from backendpool_async.snapshot import Snapshot
 
 # So many, weighted, are prepared in some 2 ms at most.
 _AT_ONCE: Final = 128
@@ -24,6 +25,7 @@ _REST: Final = 5
 _LONGEST_REST: Final = 1.0
 
 Publish = Callable[[View, Chooser | None], None]
+ListChanged = Callable[[Snapshot, Snapshot], None]
 
 
 class ViewBuilder:
@@ -31,7 +33,8 @@ class ViewBuilder:
 
     `invalidate` never takes long. Where building does, it goes on in a thread; else, and when
     there is no view to use meanwhile, `expire` is called, and whoever chooses next calls
-    `rebuild_if_stale`.
+    `rebuild_if_stale`, or does without a view where `builds_first_aside`. `list_changed` is called
+    with the list before and after, at the moment of a change.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class ViewBuilder:
         *,
         publish: Publish,
         expire: Callable[[], None],
+        list_changed: ListChanged,
     ) -> None:
         self._pool = pool
         self._policy = policy
@@ -54,9 +58,13 @@ class ViewBuilder:
         self._clock = clock
         self._publish = publish
         self._expire = expire
+        self._list_changed = list_changed
         self._prepares_slowly = bool(getattr(policy, "prepares_slowly", False))
         self._has_choice = False
-        self._generation = pool.snapshot.generation
+        self._seen = pool.snapshot
+        self._begun = 0
+        self._changes = 0
+        self._is_preparing = False
         self.reset()
 
     def reset(self) -> None:
@@ -68,21 +76,26 @@ class ViewBuilder:
         self._registry.reset()
         self._is_stale = True
         self._is_aside = False
+        self._failed_aside = False
         self._thread: threading.Thread | None = None
 
     def on_pool_change(self) -> None:
         """Build anew if the list is another one than when this was called last."""
-        # A pool wakes its wakers when it is closed, too.
-        generation = self._pool.snapshot.generation
-        if generation != self._generation:
-            self._generation = generation
-            self._list_differs.set()
-            self.invalidate()
+        with self._deciding:
+            snapshot, seen = self._pool.snapshot, self._seen
+            # A pool wakes its wakers when it is closed, too.
+            if snapshot.generation <= seen.generation:
+                return
+            self._seen = snapshot
+        self._list_changed(seen, snapshot)
+        self._list_differs.set()
+        self.invalidate()
 
     def invalidate(self) -> None:
         """Build anew: the list, what is available of it, or a weight differs."""
         with self._deciding:
             self._is_stale = True
+            self._changes += 1
             if self._is_aside:
                 return
             self._is_aside = self.takes_long
@@ -90,17 +103,21 @@ class ViewBuilder:
                 self._expire()
             if not self._is_aside:
                 return
-        # Not under the lock: whatever this allocates may let the garbage collector come back.
-        thread = threading.Thread(target=self._build_aside, name="backendpool", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            # The process has as many threads as it may: whoever chooses next builds.
-            with self._deciding:
-                self._is_aside = False
-                self._expire()
-        else:
-            self._thread = thread
+        self._begin_aside()
+
+    def builds_first_aside(self) -> bool:
+        """Whether there is no view to use yet, and building one goes on elsewhere.
+
+        It is begun where that is due. False also when it failed there: whoever chooses next builds.
+        """
+        with self._deciding:
+            if self._has_choice or self._failed_aside or not self.takes_long:
+                return False
+            # Another thread may be at it because it chooses.
+            if self._is_aside or not self._is_stale:
+                return True
+            self._is_aside = True
+        return self._begin_aside()
 
     def rebuild_if_stale(self) -> None:
         """Build at once, or wait for the thread that does; raises what the policy raises."""
@@ -110,7 +127,10 @@ class ViewBuilder:
                     return
                 self._is_stale = False
             try:
-                self._build()
+                # A signal handler may choose while this builds, and so build in between. What it
+                # built is newer, but this one did not know of it: once more for both.
+                while not self._build():
+                    pass
             except BaseException:
                 with self._deciding:
                     self._is_stale = True
@@ -138,35 +158,65 @@ class ViewBuilder:
         if thread is not None:  # pragma: no branch - asked for only while it builds
             thread.join()
 
+    def _begin_aside(self) -> bool:
+        # Not under the lock: whatever this allocates may let the garbage collector come back.
+        self._failed_aside = False
+        thread = threading.Thread(target=self._build_aside, name="backendpool", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The process has as many threads as it may: whoever chooses next builds.
+            with self._deciding:
+                self._is_aside = False
+                self._failed_aside = True
+                self._expire()
+            return False
+        self._thread = thread
+        return True
+
     def _build_aside(self) -> None:
         while True:
             self._list_differs.clear()
-            began = time.perf_counter()
+            began, changes = time.perf_counter(), self._changes
+            failure: BaseException | None = None
             try:
                 self.rebuild_if_stale()
-            except Exception as error:  # noqa: BLE001 - a policy may raise anything
-                log(
-                    logging.WARNING,
-                    f"{self._pool._name}: {type(self._policy).__name__} could not prepare:"
-                    f" {describe(error)}; the old view stays until the next change",
-                )
-                with self._deciding:
-                    self._is_aside = False
-                return
+            except BaseException as error:  # noqa: BLE001 - a policy may raise anything
+                failure = error
+                self._tell(error)
             with self._deciding:
-                if not self._is_stale:
+                # What failed may succeed with what changed meanwhile, and not without.
+                is_over = self._changes == changes if failure else not self._is_stale
+                if is_over:
                     self._is_aside = False
+                    self._failed_aside = failure is not None
                     return
             rest = (time.perf_counter() - began) * _REST
             self._list_differs.wait(min(rest, _LONGEST_REST))
 
-    def _build(self) -> None:
+    def _tell(self, failure: BaseException) -> None:
+        who = f"{type(self._policy).__name__} could not prepare"
+        what = who if self._is_preparing else "what is available could not be found out"
+        log(
+            logging.WARNING,
+            f"{self._pool._name}: {what}: {describe(failure)};"
+            " the old view stays until the next change",
+        )
+
+    def _build(self) -> bool:
+        """Return whether it was the only one meanwhile."""
+        self._begun += 1
+        number, self._is_preparing = self._begun, False
         snapshot = self._pool.snapshot
         backends = snapshot.backends
         if self._subset is not None:
             backends = self._subset.of(backends)
         now = self._clock()
         view = self._rules.view(snapshot, self._registry.update(backends, now), now)
+        self._is_preparing = True
         chooser = self._policy.prepare(view.chosen_among) if view.chosen_among else None
-        self._has_choice = chooser is not None
-        self._publish(view, chooser)
+        self._is_preparing = False
+        if number == self._begun:
+            self._has_choice = chooser is not None
+            self._publish(view, chooser)
+        return number == self._begun

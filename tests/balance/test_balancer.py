@@ -302,33 +302,3 @@ def test_a_change_of_the_order_alone_is_told_as_such_and_a_long_one_is_cut() -> 
 def test_a_number_out_of_range_is_named(keywords: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Balancer(BackendPool.static([A]), **keywords)  # type: ignore[arg-type]  # a test's table
-
-
-def test_eight_threads_choose_and_lease_while_lists_swap() -> None:
-    lists = [[A, B, C], [A, B], [B, C, "10.0.0.4:80"], [A]]
-    every = {each for entries in lists for each in entries}
-    pool = BackendPool.static(lists[0])
-    balancer = Balancer(pool)
-    failures: list[BaseException] = []
-    stop = threading.Event()
-
-    def work() -> None:
-        try:
-            while not stop.is_set():
-                assert balancer.pick() in every
-                with balancer.lease() as lease:
-                    assert lease.backend in every
-        except BaseException as error:  # noqa: BLE001 - a thread's failure is told to the test
-            failures.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for swap in range(24):
-        pool.update(lists[swap % 4])
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert not failures
-    pool.update(sorted(every))
-    assert all(each.in_flight == 0 for each in balancer.explain().backends)

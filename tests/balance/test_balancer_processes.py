@@ -5,10 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from backendpool_async import BackendPool, Balancer, LeastRequest, OutlierEjection
+import pytest
+
+from backendpool_async import (
+    Backend,
+    BackendPool,
+    Balancer,
+    LeastRequest,
+    Maglev,
+    OutlierEjection,
+    Policy,
+    RoundRobin,
+)
 
 BACKENDS = [f"10.0.0.{n}:80" for n in range(1, 5)]
 
@@ -89,6 +102,55 @@ def test_a_child_and_its_child_follow_their_own_updates_and_not_those_of_each_ot
 def test_a_child_follows_a_list_that_differed_already_when_it_was_forked() -> None:
     program = FOLLOWING.replace("LEASED", "pool.update([B, A])")
     assert printed_by(program).splitlines()[0] == " ".join(BACKENDS[:2])
+
+
+LEASING = """
+import os, threading
+from collections import Counter
+from backendpool_async import BackendPool, Balancer, LeastRequest
+
+A, B = "10.0.0.1:80", "10.0.0.2:80"
+balancer = Balancer(BackendPool.static([A, B]), LeastRequest())
+together, end = threading.Barrier(4), threading.Event()
+
+def work():
+    with balancer.lease(exclude=[B]):
+        together.wait()
+        end.wait()
+
+threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
+for thread in threads:
+    thread.start()
+together.wait()
+
+def in_flight():
+    return [each.in_flight for each in balancer.explain().backends]
+
+with balancer.lease(exclude=[A]):
+    child = os.fork()
+    if child == 0:
+        assert in_flight() == [0, 0], in_flight()
+        counts = Counter()
+        for _ in range(200):
+            with balancer.lease() as one, balancer.lease() as other:
+                counts[one.backend] += 1
+                counts[other.backend] += 1
+        assert counts == {A: 200, B: 200}, counts
+if child == 0:
+    # What it held itself ended here, too, and took nothing from what was counted since.
+    assert in_flight() == [0, 0], in_flight()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert in_flight() == [3, 0]
+end.set()
+for thread in threads:
+    thread.join()
+print(in_flight())
+"""
+
+
+def test_a_child_has_none_of_the_leases_of_its_parents_threads() -> None:
+    assert printed_by(LEASING) == "[0, 0]\n"
 
 
 # Two threads lease and fail, one pushes, while children are made: a lock of the balancer that
@@ -178,6 +240,84 @@ def test_eight_threads_of_leases_that_fail_leave_nothing_in_flight_and_no_count_
             failures,
             failures + ended[each.backend, type(None)],
         )
+
+
+SHORT = [[f"10.0.0.{n}:80" for n in numbers] for numbers in ((1, 2, 3), (1, 2), (2, 3, 4), (1,))]
+LONG = [[f"10.{part}.{n // 250}.{n % 250}:80" for n in range(500)] for part in (1, 2)]
+TURNS_A_SWAP = 10
+
+
+@pytest.fixture
+def frequent_switches() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("frequent_switches")
+@pytest.mark.parametrize(
+    ("policy", "lists", "swaps"),
+    [
+        (RoundRobin(), SHORT, 12),
+        (RoundRobin(), LONG, 12),
+        (LeastRequest(), SHORT, 12),
+        (LeastRequest(), LONG, 12),
+        (Maglev(1_009), SHORT, 8),
+        (Maglev(), LONG, 1),
+    ],
+)
+def test_eight_threads_choose_and_lease_while_lists_swap_and_checks_come_in(
+    policy: Policy, lists: list[list[str]], swaps: int
+) -> None:
+    pool = BackendPool.static(lists[0])
+    balancer = Balancer(pool, policy)
+    every = {each for entries in lists for each in entries}
+    turns, failures, seen = [0] * 8, list[BaseException](), set[str]()
+    stop = threading.Event()
+
+    def work(number: int) -> None:
+        try:
+            while not stop.is_set():
+                key = f"user-{turns[number]}" if number % 2 else None
+                backend = balancer.pick(key)
+                with balancer.lease(key) as one, balancer.lease(exclude=["10.9.9.9:80"]) as other:
+                    assert {backend, one.backend, other.backend} <= every
+                seen.add(backend)
+                turns[number] += 1
+        except BaseException as error:  # noqa: BLE001 - a thread's failure is told to the test
+            failures.append(error)
+
+    def is_in_use(entries: list[str], before: list[int]) -> bool:
+        # Everybody has chosen some times, and somebody from the new list.
+        chosen_since = (now - then for now, then in zip(turns, before, strict=True))
+        return min(chosen_since) >= TURNS_A_SWAP and not seen.isdisjoint(entries)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    candidate_of = balancer._builder._registry.get_or_create
+    for swap in range(1, swaps + 1):
+        entries, before, deadline = lists[swap % len(lists)], list(turns), time.monotonic() + 20
+        seen.clear()
+        pool.update(entries)
+        while not failures and not is_in_use(entries, before) and time.monotonic() < deadline:
+            # As the results of health checks have it: of one that has just left, and a verdict.
+            candidate_of(Backend(f"10.8.{swap}.{turns[0] % 250}:80"))
+            candidate_of(Backend(entries[0])).is_healthy = bool(turns[1] % 2)
+            balancer._builder.invalidate()
+            time.sleep(0.001)
+        assert failures or is_in_use(entries, before)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    pool.update(sorted(every))
+    balancer._builder.join()
+    balancer._builder.rebuild_if_stale()
+    states = balancer.explain().backends
+    assert all(each.in_flight == 0 for each in states)
+    assert sum(each.picks for each in states) == sum(turns) * 2
 
 
 def test_eight_threads_that_fail_at_once_never_eject_more_than_half_together() -> None:

@@ -10,10 +10,12 @@ from backendpool_async import (
     Backend,
     BackendPool,
     Balancer,
+    Candidate,
     FailurePercentage,
     OutlierEjection,
     SuccessRate,
 )
+from backendpool_async.balance import ejection as ejection_module
 from backendpool_async.balance.explanation import BackendState
 
 A, B, C, D = (f"10.0.0.{n}:80" for n in range(1, 5))
@@ -330,3 +332,46 @@ async def test_a_started_balancer_lets_a_backend_return_by_itself() -> None:
         assert chosen(balancer) == {B}
         await asyncio.sleep(34)
         assert chosen(balancer) == {A, B}
+
+
+@pytest.mark.parametrize("count", [30, 300])
+def test_outliers_are_judged_in_a_few_steps_a_backend(
+    clock: Ticking, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [f"10.0.{n // 250}.{n % 250}:80" for n in range(count)]
+    rules = OutlierEjection(
+        failure_percentage=FailurePercentage(minimum_requests=1), consecutive_failures=None
+    )
+    balancer = balancer_of(clock, *entries, ejection=rules)
+    balancer.explain()
+    candidates = list(balancer._view.listed)
+    for number, each in enumerate(candidates):
+        each.requests += 60
+        each.failures += 60 * (number % 3 == 0)
+    asked = 0
+    is_available = ejection_module.is_available
+
+    def counting(candidate: Candidate, now: float) -> bool:
+        nonlocal asked
+        asked += 1
+        return is_available(candidate, now)
+
+    monkeypatch.setattr(ejection_module, "is_available", counting)
+    with balancer.lease(exclude=entries[:1]):
+        clock.advance(10)
+    assert asked == count
+    assert balancer.explain().ejected == count // 3
+
+
+def test_of_more_outliers_than_may_be_out_the_first_are_ejected(clock: Ticking) -> None:
+    entries = [f"10.0.0.{n}:80" for n in range(10)]
+    rules = OutlierEjection(
+        failure_percentage=FailurePercentage(minimum_requests=1), consecutive_failures=None
+    )
+    balancer = balancer_of(clock, *entries, ejection=rules)
+    for entry in entries[:8]:
+        fail(balancer, entry)
+    pass_time(balancer, clock, 10, entries[9])
+    assert [each.state for each in balancer.explain().backends] == ["ejected"] * 5 + [
+        "available"
+    ] * 5

@@ -161,3 +161,49 @@ def test_a_lease_acquired_and_released_by_hand_is_counted_once(balancer: Balance
     assert lease.backend == A
     with pytest.raises(RuntimeError, match="for one use"):
         lease.acquire()
+
+
+def test_the_latency_of_a_use_that_goes_on_ends_with_its_answer() -> None:
+    now = [0.0]
+    balancer = Balancer(BackendPool.static([A]), clock=lambda: now[0])
+    with balancer.lease() as lease:
+        now[0] = 2.0
+        lease.answered()
+        now[0] = 3600.0
+        assert state(balancer).in_flight == 1
+    lease.answered()
+    assert state(balancer).latency == 2.0
+
+
+def test_a_clock_that_raises_leaves_nothing_in_flight() -> None:
+    broken = False
+
+    def clock() -> float:
+        if broken:
+            raise OSError("no clock")
+        return 0.0
+
+    balancer = Balancer(BackendPool.static([A]), clock=clock)
+    balancer.pick()
+    broken = True
+    lease = balancer.lease()
+    with pytest.raises(OSError, match="no clock"):
+        lease.acquire()
+    broken = False
+    assert (state(balancer).in_flight, state(balancer).picks) == (0, 0)
+    with lease:
+        assert state(balancer).in_flight == 1
+    assert state(balancer).in_flight == 0
+
+
+def test_a_lease_from_before_a_fork_takes_nothing_from_what_is_counted_after_it(
+    balancer: Balancer,
+) -> None:
+    with balancer.lease():
+        # As in a forked child.
+        balancer._builder._registry.reset()
+        assert state(balancer).in_flight == 0
+        after = balancer.lease().acquire()
+    assert state(balancer).in_flight == 1
+    after.release()
+    assert state(balancer).in_flight == 0

@@ -121,7 +121,8 @@ class CheckRunner:
     def _add(self, backend: Backend) -> None:
         checked = self._checked[backend] = CheckedBackend(backend, self.loop.time())
         # An earlier check of the same address may take its time to end; this one is due then.
-        if backend not in self._runs:
+        run = self._runs.get(backend)
+        if run is None or run.is_given_up:
             self._due.add(checked)
 
     def _remove(self, backend: Backend) -> None:
@@ -161,6 +162,11 @@ class CheckRunner:
         # Those that are new together part after their first check.
         window = first_poll(interval) if checked.is_healthy is None else next_poll(interval)
         checked.due = moment(now, window)
+        if checked.backend in self._runs:
+            # It was given up and has not ended: never two of one backend, and no news is bad news.
+            self._judge(checked, "its check hangs and swallows cancellation")
+            self._due.add(checked)
+            return
         run = CheckRun(
             checked, self._checks.check, self._checks.timeout, self._judge, self._on_ended
         )
@@ -170,11 +176,14 @@ class CheckRunner:
     def _on_ended(self, run: CheckRun) -> None:
         backend = run.checked.backend
         self._under_way.discard(run)
+        checked = self._checked.get(backend)
+        if checked is not None:
+            if run.task.done() and run.is_given_up:
+                # At last: nothing was asked meanwhile.
+                checked.due = self.loop.time()
+            self._due.add(checked)
         if run.task.done():
             del self._runs[backend]
-            checked = self._checked.get(backend)
-            if checked is not None:
-                self._due.add(checked)
         else:
             log(
                 logging.WARNING,

@@ -40,7 +40,7 @@ class CheckedBackend:
 
 
 class DueQueue:
-    """When each checked is due; who is no longer listed is passed over."""
+    """When each checked is due; who is no longer listed, or due at another time, is passed over."""
 
     __slots__ = ("_heap", "_number")
 
@@ -57,8 +57,8 @@ class DueQueue:
     def pop(self, now: float) -> CheckedBackend | None:
         """Take out and return the one that is due first, None when that is later than `now`."""
         while self.next_due <= now:
-            checked = heapq.heappop(self._heap)[2]
-            if checked.is_listed:
+            due, _, checked = heapq.heappop(self._heap)
+            if checked.is_listed and checked.due == due:
                 return checked
         return None
 

@@ -15,12 +15,12 @@ from backendpool_async.live import LiveList
 class HealthMonitor:
     """Checks every backend of a pool's list, and notes what comes of it on its candidate.
 
-    `is_healthy` of a candidate is the verdict, None before the first result and again when the
-    backend leaves the list; `healthy_since` is when it was found well after having been unhealthy;
-    `last_failure` is that of the latest check that failed. `changed` is called, on the event loop,
-    with a level of `logging` and a sentence when a backend becomes unhealthy and when it is
-    healthy again. With a `subset`, only its backends are checked. `clock` stamps;
-    what is due when goes by the time of the event loop.
+    `is_healthy` of a candidate is the verdict, None before the first result; when the backend
+    leaves the list it stays, until the first result after its return. `healthy_since` is when it
+    was found well after having been unhealthy; `last_failure` is that of the latest check that
+    failed. `changed` is called, on the event loop, with a level of `logging` and a sentence when a
+    backend becomes unhealthy and when it is healthy again. With a `subset`, only its backends are
+    checked. `clock` stamps; what is due when goes by the time of the event loop.
     """
 
     __slots__ = ("_candidate_of", "_changed", "_checks", "_clock", "_pool", "_runner", "_subset")

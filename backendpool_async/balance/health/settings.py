@@ -15,7 +15,8 @@ class HealthChecks:
 
     * `interval`: seconds between two checks of a backend, give or take 10 %. A new one is checked
       at once.
-    * `timeout`: seconds; a check that takes longer has failed.
+    * `timeout`: seconds; a check that takes longer has failed. One that swallows its cancellation
+      too has failed again every interval until it ends; never two of one backend run at once.
     * `fall`: so many failures in a row make a backend unhealthy.
     * `rise`: so many successes in a row make it healthy again.
     * `concurrency`: the most checks under way at once; the others wait, first due first.

@@ -80,6 +80,22 @@ async def test_a_backend_that_comes_back_is_not_checked_twice_at_once() -> None:
         check.released.set()
         await soon()
         assert len(check.times[A]) == 2
+        assert monitored.verdicts(A) == [False], "it hung, and one success is not enough"
+        await asyncio.sleep(12)
+        assert monitored.verdicts(A) == [True]
+
+
+async def test_the_verdict_stays_when_the_backend_leaves_until_it_is_checked_again() -> None:
+    check = Checkup()
+    check.will[A] = SICK
+    async with ward(check, A) as monitored:
+        await soon()
+        monitored.pool.update([])
+        await asyncio.sleep(30)
+        assert monitored.verdicts(A) == [False]
+        check.will[A] = WELL
+        monitored.pool.update([A])
+        await soon()
         assert monitored.verdicts(A) == [True]
 
 

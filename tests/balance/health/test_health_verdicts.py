@@ -253,3 +253,23 @@ def test_fall_and_rise_are_as_a_simple_model_has_them(
         if verdict is None or latest == [result] * needed:
             verdict = result
         assert checked.is_healthy is verdict
+
+
+@virtual
+async def test_a_check_that_hangs_and_swallows_cancellation_fails_every_interval() -> None:
+    check = Checkup()
+    async with ward(check, A, interval=10, timeout=2, fall=3, rise=2) as monitored:
+        await asyncio.sleep(5)
+        assert monitored.verdicts(A) == [True]
+        check.will[A] = DEAF
+        await asyncio.sleep(60)
+        assert monitored.verdicts(A) == [False]
+        assert "hangs and swallows cancellation" in monitored.said[-1]
+        assert len(check.times[A]) == 2, "never two at once"
+        check.will[A] = WELL
+        check.released.set()
+        await asyncio.sleep(25)
+        assert monitored.verdicts(A) == [True]
+        before = len(check.times[A])
+        await asyncio.sleep(100)
+        assert 9 <= len(check.times[A]) - before <= 12, "it is due as often as any other"

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
+from collections.abc import Sequence
+from heapq import heappop, heappush
 
 import pytest
 from policy_cases import busy, candidates, counts, fits
@@ -79,12 +82,13 @@ def test_reading_it_more_often_changes_nothing(policy: PeakEwma, clock: Clock) -
     assert measured(policy, clock, one, 0.5) == measured(policy, clock, other, 0.5)
 
 
-def test_requests_in_flight_multiply_it_and_weight_divides_it(
+def test_requests_in_flight_multiply_it_and_weight_divides_them(
     policy: PeakEwma, clock: Clock
 ) -> None:
     (one,) = candidates(2)
     busy(one, 5)
-    assert measured(policy, clock, one, 0.1) == pytest.approx(0.3)
+    assert measured(policy, clock, one, 0.1) == pytest.approx(0.6)
+    assert policy.load(one, clock.now, 2.0) == pytest.approx(0.1 * 3.5)
 
 
 def test_one_that_was_never_measured_is_tried_by_one_request_at_a_time(
@@ -145,11 +149,55 @@ def test_equals_are_equally_likely(policy: PeakEwma, clock: Clock) -> None:
     assert fits(counts(policy, crowd, 20_000), lambda each: 1)
 
 
-def test_weights_are_heard(policy: PeakEwma, clock: Clock) -> None:
-    crowd = candidates(1, 3, 6)
-    for each in crowd:
-        measured(policy, clock, each, each.weight / 100)
-    assert fits(counts(policy, crowd, 20_000), lambda each: each.weight)
+def leased(
+    policy: PeakEwma, clock: Clock, weights: Sequence[int], together: int, pause: float
+) -> list[float]:
+    """Return how many of the leases each got, beside the lightest, `together` at any time."""
+    crowd = candidates(*weights)
+    noise, taken = random.Random(2), Counter[Candidate]()
+    choose = policy.prepare(crowd)
+    ends: list[tuple[float, int, Candidate, float]] = []
+    for number in range(together + 8_000):
+        if number >= together:
+            end, _, ended, began = heappop(ends)
+            clock.now = end
+            ended._leases.pop()
+            policy.observe(ended, end - began, end)
+            clock.now += pause
+        one = choose(None)
+        one._leases.append(None)
+        taken[one] += 1
+        took = 0.01 * noise.uniform(0.97, 1.03)
+        heappush(ends, (clock.now + took, number, one, clock.now))
+    least = min(taken.values())
+    return [taken[each] / least for each in crowd]
+
+
+@pytest.mark.parametrize("weights", [(3, 1), (10, 1), (1, 1, 3, 3)])
+@pytest.mark.parametrize(("together", "pause"), [(1, 0.0), (1, 1.0), (40, 0.0)])
+def test_equally_fast_backends_are_chosen_by_weight(
+    policy: PeakEwma, clock: Clock, weights: Sequence[int], together: int, pause: float
+) -> None:
+    # In slow start all weights are multiplied by ten: that changes nothing.
+    for scale in (1, 10):
+        scaled = [weight * scale for weight in weights]
+        shares = leased(policy, clock, scaled, together, pause)
+        assert shares == pytest.approx(list(weights), rel=0.15)
+
+
+def test_a_heavy_backend_that_is_slower_gets_less(policy: PeakEwma, clock: Clock) -> None:
+    heavy, light = crowd = candidates(10, 1)
+    measured(policy, clock, heavy, 0.1)
+    measured(policy, clock, light, 0.08)
+    assert counts(policy, crowd, 100) == {light: 100}
+
+
+def test_weights_that_are_equal_count_like_none(policy: PeakEwma, clock: Clock) -> None:
+    one, other = crowd = candidates(10, 10)
+    measured(policy, clock, one, 0.1)
+    measured(policy, clock, other, 0.15)
+    busy(one, 1)
+    assert counts(policy, crowd, 100) == {other: 100}
 
 
 def test_one_backend_is_every_choice(policy: PeakEwma) -> None:
