@@ -141,7 +141,10 @@ async def test_a_key_chooses_the_backend() -> None:
             seen.append(str(request.url))
             return request.headers.get("X-User")
 
-        async with aiohttp.ClientSession(middlewares=[backend_middleware(balancer, key=user)]) as s:
+        async with (
+            balancer,
+            aiohttp.ClientSession(middlewares=[backend_middleware(balancer, key=user)]) as s,
+        ):
             names = set()
             for _ in range(6):
                 async with s.get("http://api/", headers={"X-User": "7"}) as response:

@@ -185,11 +185,14 @@ async def test_the_key_of_a_request_chooses_its_backend(library: ModuleType) -> 
     async with echo_backend("a") as a, echo_backend("b") as b, echo_backend("c") as c:
         pool = BackendPool.static([a.address, b.address, c.address])
         balancer = Balancer(pool, Maglev())
-        async with over(
-            balancer=balancer,
-            library=library,
-            key=lambda request: request.headers.get("X-User"),
-        ) as it:
+        async with (
+            balancer,
+            over(
+                balancer=balancer,
+                library=library,
+                key=lambda request: request.headers.get("X-User"),
+            ) as it,
+        ):
             for user in ("ann", "bob", "cid"):
                 same = {
                     (await it.client.get("/", headers={"X-User": user})).extensions["backend"]
