@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from benchmarks.knot import free_port
 from benchmarks.proxies import found
+from benchmarks.proxy_bodies import print_bodies
 from benchmarks.proxy_servers import (
     ASGIPROXY,
     CONTESTANTS,
@@ -68,6 +69,7 @@ def main() -> None:
         measured = _measured(contestants, ports, cores, rounds, seconds)
     _print(report, measured)
     _print_memory(report, cores)
+    print_bodies(report, cores, 2**26 if quick else 2**30)
     report.end()
 
 

@@ -111,12 +111,41 @@ async def _serve_streams(port: int) -> None:
     await server.serve_forever()
 
 
+async def _serve_bodies(port: int) -> None:
+    """A backend that sends as many bytes as the path says, or counts those that it is sent."""
+    piece = b"x" * 65_536
+
+    async def transfer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        method, path, _ = head.split(" ", 2)
+        if method == "PUT":
+            left = int(head.lower().partition("content-length:")[2].split()[0])
+            while left and (read := await reader.read(len(piece))):
+                left -= len(read)
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        else:
+            size = 0 if path == "/ready" else int(path.strip("/"))
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size
+            )
+            for _ in range(size // len(piece)):
+                writer.write(piece)
+                await writer.drain()
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(transfer, "127.0.0.1", port)
+    await server.serve_forever()
+
+
 def main() -> None:
     """Serve until the process is ended."""
     kind, port, ports = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     backends = [f"127.0.0.1:{each}" for each in ports.split(",")]
     if kind == "streams":
         asyncio.run(_serve_streams(port))
+    elif kind == "bodies":
+        asyncio.run(_serve_bodies(port))
     elif kind == "ours-aiohttp":
         asyncio.run(_serve_aiohttp(port, backends))
     else:
