@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 
 def seconds(name: str, value: float) -> float:
@@ -40,6 +41,18 @@ def seconds_or_0(name: str, value: float) -> float:
 def share_or_0(name: str, value: float) -> float:
     """Return a number from 0 to 1; TypeError or ValueError naming the keyword."""
     return 0.0 if _is_zero(value) else share(name, value)
+
+
+def statuses(name: str, value: Collection[int]) -> frozenset[int]:
+    """Return status codes of HTTP; TypeError or ValueError naming the keyword."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Collection):
+        raise TypeError(f"{name}={value!r} is no collection of status codes")
+    for status in value:
+        if isinstance(status, bool) or not isinstance(status, int):
+            raise TypeError(f"{name}={value!r}: {status!r} is no whole number")
+        if not 100 <= status <= 599:
+            raise ValueError(f"{name}={value!r}: {status!r} is no status from 100 to 599")
+    return frozenset(value)
 
 
 def _is_zero(value: float) -> bool:

@@ -12,7 +12,7 @@ from backendpool_async.balance.balancer import Balancer
 from backendpool_async.balance.failures import Failure
 from backendpool_async.balance.lease import Lease
 from backendpool_async.errors import NoBackends
-from backendpool_async.keywords import count, seconds, seconds_or_0, share_or_0
+from backendpool_async.keywords import count, seconds, seconds_or_0, share_or_0, statuses
 
 # RFC 9110, section 9.2.2.
 IDEMPOTENT_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -93,6 +93,8 @@ class Retries:
       long as there is another backend to try.
     * `budget`: shared by all requests that share it.
 
+    Raises TypeError or ValueError for what is out of range.
+
     >>> Retries(attempts=2, idempotent=True, statuses={503}).attempts
     2
     """
@@ -104,6 +106,9 @@ class Retries:
 
     def __post_init__(self) -> None:
         count("attempts", self.attempts)
+        object.__setattr__(self, "statuses", statuses("statuses", self.statuses))
+        if not isinstance(self.budget, RetryBudget):
+            raise TypeError(f"budget={self.budget!r} is no backendpool_async.retries.RetryBudget")
 
 
 class Attempts:
@@ -128,7 +133,7 @@ class Attempts:
     def first(self) -> Lease:
         """Return an acquired lease. Raises `NoBackends` when there is none to choose."""
         self._retries.budget.deposit()
-        return self._acquire()
+        return self.acquire()
 
     def begun(self, lease: Lease) -> Self:
         """Take a lease that the caller acquired, and counted in the budget, for the first try.
@@ -163,14 +168,27 @@ class Attempts:
         if not self._left or not self._retries.budget.withdraw():
             return None
         try:
-            lease = self._acquire()
+            lease = self.acquire()
         except NoBackends:
             self._retries.budget.give_back()
             return None
         self._balancer._retries += 1
         return lease
 
-    def _acquire(self) -> Lease:
+    def undo(self, lease: Lease) -> None:
+        """End the lease of the latest try, which was not begun: nothing is counted or measured.
+
+        Another may be acquired for it.
+        """
+        lease._undo()
+        self._left += 1
+        self._tried = self._tried[:-1]
+
+    def acquire(self) -> Lease:
+        """Return an acquired lease of a backend that was not tried yet, whatever the budget says.
+
+        Raises `NoBackends` when there is none to choose.
+        """
         lease = self._balancer.lease(self._key, self._tried).acquire()
         self._left -= 1
         self._tried = (*self._tried, lease.backend)

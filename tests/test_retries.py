@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ticking import Ticking
 
@@ -133,6 +135,7 @@ def test_without_backends_the_first_try_says_so() -> None:
     ("make", "says"),
     [
         (lambda: Retries(attempts=0), "attempts=0"),
+        (lambda: Retries(statuses={99}), "99 is no status from 100 to 599"),
         (lambda: RetryBudget(1.5), "share=1.5"),
         (lambda: RetryBudget(at_least=-1), "at_least=-1"),
         (lambda: RetryBudget(window=0), "window=0"),
@@ -142,3 +145,52 @@ def test_numbers_out_of_range_are_refused(make: object, says: str) -> None:
     assert callable(make)
     with pytest.raises(ValueError, match=says):
         make()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"statuses": 503}, "statuses=503 is no collection of status codes"),
+        ({"statuses": "503"}, "statuses='503' is no collection of status codes"),
+        ({"statuses": ["503"]}, "'503' is no whole number"),
+        ({"statuses": [True]}, "True is no whole number"),
+        ({"budget": 0.2}, "budget=0.2 is no backendpool_async.retries.RetryBudget"),
+    ],
+)
+def test_what_is_of_another_type_is_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        Retries(**options)
+
+
+def test_the_statuses_are_the_retries_own() -> None:
+    statuses = [503]
+    retries = Retries(statuses=statuses)
+    statuses.append(500)
+    assert retries.statuses == frozenset({503})
+
+
+def test_a_try_that_was_not_begun_counts_for_nothing(balancer: Balancer) -> None:
+    tries = attempts(balancer, Retries(attempts=1))
+    tries.undo(tries.first())
+    lease = tries.acquire()
+    assert tries.after_error(REFUSED) is None
+    states = balancer.explain().backends
+    assert sum(state.in_flight for state in states) == 1
+    assert {state.latency for state in states} == {None}
+    lease.release()
+    assert sum(state.requests for state in balancer.explain().backends) == 1
+
+
+def test_the_backend_of_a_try_that_was_not_begun_may_be_chosen_again() -> None:
+    tries = attempts(Balancer(BackendPool.static([A])))
+    tries.undo(tries.first())
+    assert tries.acquire().backend == A
+
+
+def test_a_first_try_that_the_caller_made_counts_as_one(balancer: Balancer) -> None:
+    lease = balancer.lease().acquire()
+    tries = attempts(balancer, Retries(attempts=2)).begun(lease)
+    again = tries.after_error(REFUSED)
+    assert again is not None
+    assert again.backend != lease.backend
+    assert tries.after_error(REFUSED) is None

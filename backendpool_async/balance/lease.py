@@ -138,6 +138,11 @@ class Lease:
         else:
             outcomes.failed(candidate, took, now, self._failure, self._reason)
 
+    def _undo(self) -> None:
+        # It never began: nothing came of it, and how long it took is nobody's doing.
+        self._lender = None
+        self._held.pop()
+
     async def __aenter__(self) -> Self:
         return self.acquire()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from backendpool_async.backend import Backend
 from backendpool_async.httpx.dialer import Dialer
 from backendpool_async.httpx.flavour import Flavour
+from backendpool_async.httpx.leftovers import has_leftovers
 
 if TYPE_CHECKING:
     import httpcore
@@ -61,8 +62,13 @@ class Connection:
         return not self.is_retired and self.http.is_idle() and not self.http.is_closed()
 
     def is_usable(self, now: float) -> bool:
-        """Whether an idle one may be used: young enough, and not closed by the server."""
-        return now < self.idle_until and self.dialer.may_be_used(multiplexed=self.stack.multiplexes)
+        """Whether an idle one may be used: young enough, not closed, and nothing left on it."""
+        multiplexes = self.stack.multiplexes
+        return (
+            now < self.idle_until
+            and self.dialer.may_be_used(multiplexed=multiplexes)
+            and (multiplexes or not has_leftovers(self.http))
+        )
 
     def tell_opened(self, error: Exception | None) -> None:
         """Let those who wait for it go on."""
@@ -116,10 +122,6 @@ class Stack:
                 return connection
         return None
 
-    def is_shareable(self, now: float) -> bool:
-        """Whether there is a connection to share, or will be soon."""
-        return self.multiplexes and (self.opening is not None or self.joinable(now) is not None)
-
     def opened(self, connection: Connection, *, multiplexes: bool) -> None:
         """Take note of what protocol a connection turned out to speak."""
         if self.opening is connection:
@@ -156,8 +158,9 @@ class OpeningTrace:
         self._trace = trace  # the user's own, or None
 
     async def __call__(self, name: str, info: dict[str, Any]) -> None:
-        protocol = name.partition(".")[0]
-        if protocol in {"http11", "http2"}:
-            self._connection.stack.opened(self._connection, multiplexes=protocol == "http2")
+        # What is cancelled before its first stream leaves an HTTP/2 connection that has no use.
+        is_shared = name == "http2.send_request_headers.started"
+        if is_shared or name.startswith("http11."):
+            self._connection.stack.opened(self._connection, multiplexes=is_shared)
         if self._trace is not None:
             await self._trace(name, info)

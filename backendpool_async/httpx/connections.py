@@ -13,6 +13,7 @@ from typing import Final
 from backendpool_async.balance.balancer import Balancer
 from backendpool_async.httpx.connection import Connection, Place, Stack
 from backendpool_async.httpx.dialer import Dialer
+from backendpool_async.httpx.flavour import Flavour
 from backendpool_async.httpx.settings import Settings
 from backendpool_async.httpx.slots import Slots
 from backendpool_async.pool import BackendPool
@@ -21,6 +22,10 @@ from backendpool_async.pool import BackendPool
 _SWEEP: Final = 1.0
 _CLOSED: Final = "the transport was closed"
 TLS_SCHEMES: Final = frozenset({b"https", b"wss"})
+
+
+class SlotsTaken(Exception):
+    """As many connections are in use as there may be."""
 
 
 class Connections:
@@ -52,38 +57,58 @@ class Connections:
         await anext(self._keeper)
 
     async def acquire(
-        self, place: Place, generation: int, timeouts: Mapping[str, float | None]
+        self,
+        place: Place,
+        generation: int,
+        timeouts: Mapping[str, float | None],
+        *,
+        has_slot: bool,
     ) -> Connection:
         """Return a connection for one request: a shared one, an idle one, or a new one.
 
-        `generation`: of the list that the backend was chosen from. Raises the network library's
-        ``PoolTimeout`` when none of the allowed ones becomes free in time, and what opening one
-        that is to be shared raised.
+        `generation`: of the list that the backend was chosen from. `has_slot`: whether `free_slot`
+        was waited for, after this raised `SlotsTaken`. Raises what opening one that is to be shared
+        raised.
         """
+        # Whoever has a slot has been here before, and loses it to no wait.
         if place.server_name is not None and place.flavour not in self._settings.contexts:
             await self._settings.load_context(place.flavour)
         while True:
             stack = self._stacks.get(place)
             if stack is not None and stack.multiplexes:
                 shared = stack.joinable(self.loop.time())
+                if has_slot and (shared is not None or stack.opening is not None):
+                    has_slot = False
+                    self._slots.give()
                 if shared is not None:
                     shared.streams += 1
                     return shared
                 if stack.opening is not None:
                     await self._until_open(stack.opening, timeouts.get("connect"))
                     continue
-            if not self._slots.take_now():
-                await self._free_slot(place, timeouts.get("pool"))
-                # The wait was long: stacks come and go, and another may be there to share.
-                stack = self._stacks.get(place)
-                if stack is not None and stack.is_shareable(self.loop.time()):
-                    self._slots.give()
-                    continue
+            if not (has_slot or self._slots.take_now()):
+                raise SlotsTaken
             if self._is_closed:
                 self._slots.give()
                 raise RuntimeError(_CLOSED)
             stack = stack or self._made(place, generation)
             return self._popped(stack) or self._opened(stack)
+
+    async def free_slot(self, flavour: Flavour, timeout: float | None) -> None:
+        """Wait for a slot for a connection, before a backend is chosen.
+
+        Raises the network library's ``PoolTimeout`` when none becomes free in time.
+        """
+        try:
+            await self._slots.take(timeout)
+        except TimeoutError:
+            raise flavour.pool_timeout(
+                f"all {self._settings.max_connections} connections are in use"
+            ) from None
+
+    def give_slot(self) -> None:
+        """Give back a slot that no connection was acquired with."""
+        self._slots.give()
 
     def release(self, connection: Connection, *, complete: bool) -> None:
         """Take a connection back from one request; `complete`: whether that ran to its end."""
@@ -157,14 +182,6 @@ class Connections:
         if error is not None:
             # Nothing of this request was sent either.
             raise type(error)(*error.args)
-
-    async def _free_slot(self, place: Place, timeout: float | None) -> None:
-        try:
-            await self._slots.take(timeout)
-        except TimeoutError:
-            raise place.flavour.pool_timeout(
-                f"all {self._settings.max_connections} connections are in use"
-            ) from None
 
     def _popped(self, stack: Stack) -> Connection | None:
         now = self.loop.time()

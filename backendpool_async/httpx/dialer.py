@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from backendpool_async.httpx.leftovers import received_by
 from backendpool_async.httpx.settings import SocketOption
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Dialer(AsyncNetworkBackend):
     The network libraries lose the socket when they are cancelled during the TLS handshake.
     """
 
-    __slots__ = ("_backend", "_fileno", "_poll", "_socket", "_stream")
+    __slots__ = ("_backend", "_poll", "_received", "_socket", "_stream")
 
     def __init__(self, backend: AsyncNetworkBackend) -> None:
         self._backend = backend
@@ -46,6 +47,7 @@ class Dialer(AsyncNetworkBackend):
             host, port, timeout, local_address, socket_options
         )
         self._socket = stream.get_extra_info("socket")
+        self._received = received_by(stream)
         return stream
 
     def may_be_used(self, *, multiplexed: bool) -> bool:
@@ -55,7 +57,7 @@ class Dialer(AsyncNetworkBackend):
         system tells it apart.
         """
         number: int = self._socket.fileno()
-        if number < 0:
+        if number < 0 or (self._received and not multiplexed):
             return False
         if sys.platform == "win32":  # pragma: no cover - there is no poll
             return not select.select([number], [], [], 0)[0]

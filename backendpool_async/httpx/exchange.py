@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     import httpx
 
 _SCHEMES: Final = TLS_SCHEMES | {b"http", b"ws"}
+# How much of an HTTP/2 answer is read, in bytes and seconds, so that its connection can be kept.
+_DRAINED: Final = 65_536
+_DRAINING: Final = 0.05
 
 
 class OutgoingRequest:
@@ -50,17 +55,19 @@ class OutgoingRequest:
         return self.is_replayable or not self.body.begun
 
     async def send(
-        self, connections: Connections, lease: Lease, generation: int
+        self, connections: Connections, lease: Lease, generation: int, *, has_slot: bool
     ) -> tuple[httpcore.Response, Connection]:
         """Send it to the backend of the lease, and return the answer's head.
 
-        Raises what the network library raises; then the connection is given back already.
+        `has_slot`: whether a slot for a connection was taken for it. Raises `SlotsTaken`, and what
+        the network library raises; then the connection and the slot are given back already.
         """
         flavour = self.flavour
         place = Place(flavour, lease.backend, self.scheme, self.server_name)
         timeouts = self.extensions.get("timeout", {})
         while True:
-            connection = await connections.acquire(place, generation, timeouts)
+            connection = await connections.acquire(place, generation, timeouts, has_slot=has_slot)
+            has_slot = False
             try:
                 return await connection.http.handle_async_request(
                     self._built_for(connection)
@@ -91,6 +98,14 @@ class OutgoingRequest:
         )
 
 
+class BodyError(Exception):
+    """Carries what the caller's own body raised past those who would take it for the network's."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class OnceBody(AsyncByteStream):
     """A body that can be sent only once; says whether that has begun."""
 
@@ -100,8 +115,11 @@ class OnceBody(AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self.begun = True
-        async for chunk in self._stream:
-            yield chunk
+        try:
+            async for chunk in self._stream:
+                yield chunk
+        except Exception as error:
+            raise BodyError(error) from error
 
 
 class ResponseBody(AsyncByteStream):
@@ -142,11 +160,24 @@ class ResponseBody(AsyncByteStream):
         if self._lease is None:
             return
         try:
+            if self._connection.stack.multiplexes and not self._complete:
+                await self._drain()
             await self._stream.aclose()
         except BaseException as error:
             self._end(error)
             raise
         self._end(None)
+
+    async def _drain(self) -> None:
+        # A stream cannot be reset, and one that was left costs the connection that others share.
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_DRAINING), contextlib.aclosing(aiter(self._stream)) as rest:
+                left = _DRAINED
+                async for chunk in rest:
+                    left -= len(chunk)
+                    if left < 0:
+                        return
+                self._complete = True
 
     def _end(self, error: BaseException | None) -> None:
         lease, self._lease = self._lease, None

@@ -21,8 +21,8 @@ SocketOption = (
 )
 
 _MAX_CONNECTIONS: Final = 100
-# Shorter than the usual patience of a server: five seconds are uvicorn's own.
-_KEEPALIVE_EXPIRY: Final = 5.0
+# Less than the patience of servers, so that none hangs up on a request: uvicorn's is 5 seconds.
+_KEEPALIVE_EXPIRY: Final = 4.0
 _JITTER: Final = 0.1
 
 

@@ -8,11 +8,13 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, Final, overload
 
 from backendpool_async.balance.balancer import Balancer
+from backendpool_async.balance.lease import Lease
 from backendpool_async.errors import counted
-from backendpool_async.httpx.connections import Connections
-from backendpool_async.httpx.exchange import OutgoingRequest, ResponseBody
+from backendpool_async.httpx.connections import Connections, SlotsTaken
+from backendpool_async.httpx.exchange import BodyError, OutgoingRequest, ResponseBody
 from backendpool_async.httpx.flavour import FLAVOURS, AsyncBaseTransport, Flavour
 from backendpool_async.httpx.settings import Settings, SocketOption
+from backendpool_async.keywords import statuses
 from backendpool_async.retries import FAILURE_STATUSES, IDEMPOTENT_METHODS, Attempts, Retries
 
 if TYPE_CHECKING:
@@ -25,11 +27,16 @@ _MAX_AGE: Final = 300.0
 class BackendTransport(AsyncBaseTransport):
     """Sends each request of an httpx or httpx2 client to a backend of its own choosing.
 
-    For ``AsyncClient(transport=...)`` or ``mounts=``; one transport may serve clients of both
-    libraries. The URL's host stays what the caller says in Host, cookies, redirects and TLS: only
-    the address is the backend's, which ``response.extensions["backend"]`` tells. A backend counts
-    as in use until the response is closed. The balancer is started and closed by whoever made it;
-    closing the client closes the connections.
+    With ``AsyncClient(mounts={"http://api": ...})`` it gets what is for ``api``, and a redirect to
+    another host goes to that host. With ``AsyncClient(transport=...)`` it gets every request: one
+    for another host, as after a redirect with ``follow_redirects=True``, goes to a backend of this
+    list as well, with that host in Host. One transport may serve clients of both libraries.
+
+    The URL's host stays what the caller says in Host, cookies, redirects and TLS: only the address
+    is the backend's, which ``response.extensions["backend"]`` tells. A backend counts as in use
+    until the response is closed, and is chosen when there is a connection to have: waiting for one
+    is no use of it. The balancer is started and closed by whoever made it; closing the client
+    closes the connections.
 
     * `retries`: when a request is tried again on another backend; by default when no connection
       came about. Only a body of bytes can be sent once more, a stream that was begun never.
@@ -40,7 +47,7 @@ class BackendTransport(AsyncBaseTransport):
     * `trust_env`: whether SSL_CERT_FILE and SSL_CERT_DIR say what is trusted.
     * `http1`, `http2`: what is spoken; HTTP/2 needs h2, and TLS or ``http1=False``.
     * `limits`: the library's ``Limits``, over all backends and for each event loop; None: at most
-      100 connections, of which any number may be idle, for 5 seconds.
+      100 connections, of which any number may be idle, for 4 seconds.
     * `max_age`: seconds for which a connection takes new requests, at most a tenth less; None: any.
     * `local_address`, `socket_options`: as ``httpx.AsyncHTTPTransport`` has them.
 
@@ -88,7 +95,7 @@ class BackendTransport(AsyncBaseTransport):
         self._balancer = balancer
         self._retries = Retries() if retries is None else retries
         self._key = key
-        self._failure_statuses = frozenset(failure_statuses)
+        self._failure_statuses = statuses("failure_statuses", failure_statuses)
         self._settings = Settings(
             verify=verify,
             trust_env=trust_env,
@@ -110,11 +117,14 @@ class BackendTransport(AsyncBaseTransport):
         flavour = _flavour_of(request)
         try:
             return await self._answered(OutgoingRequest(request, flavour))
+        except BodyError as carried:
+            own = carried.error
         except Exception as error:
             told = flavour.translated(error, request)
             if told is error:
                 raise
             raise told from error
+        raise own
 
     async def aclose(self) -> None:
         """Close all connections of this event loop, in use or not.
@@ -146,11 +156,17 @@ class BackendTransport(AsyncBaseTransport):
             None if self._key is None else self._key(request),
             can_repeat=outgoing.is_replayable and request.method in IDEMPOTENT_METHODS,
         )
-        lease = attempts.first()
+        lease, has_slot = attempts.first(), False
         while True:
             generation = self._balancer._view.snapshot.generation
             try:
-                answer, connection = await outgoing.send(connections, lease, generation)
+                answer, connection = await outgoing.send(
+                    connections, lease, generation, has_slot=has_slot
+                )
+            except SlotsTaken:
+                lease = await _chosen_with_slot(outgoing, connections, attempts, lease)
+                has_slot = True
+                continue
             except BaseException as error:
                 told = outgoing.flavour.translated(error, request)
                 lease.release(connections.fault(told))
@@ -160,23 +176,29 @@ class BackendTransport(AsyncBaseTransport):
                     another = attempts.after_error(told)
                 if another is None:
                     raise
-                lease = another
+                lease, has_slot = another, False
                 continue
             body = ResponseBody(answer.stream, outgoing, connections, connection, lease)
-            if answer.status in self._failure_statuses:
-                lease.failed(str(answer.status))
-            another = attempts.after_status(answer.status)
-            if another is None:
-                answer.extensions["backend"] = lease.backend
-                return outgoing.flavour.response(
-                    answer.status, headers=answer.headers, stream=body, extensions=answer.extensions
-                )
+            another = None
             try:
+                if answer.status in self._failure_statuses:
+                    lease.failed(str(answer.status))
+                another = attempts.after_status(answer.status)
+                if another is None:
+                    answer.extensions["backend"] = lease.backend
+                    return outgoing.flavour.response(
+                        answer.status,
+                        headers=answer.headers,
+                        stream=body,
+                        extensions=answer.extensions,
+                    )
                 await body.aclose()
             except BaseException as error:
-                another.release(error)
+                if another is not None:
+                    another.release(error)
+                await body.aclose()
                 raise
-            lease = another
+            lease, has_slot = another, False
 
     async def _begun(self) -> Connections:
         loop = asyncio.get_running_loop()
@@ -187,6 +209,21 @@ class BackendTransport(AsyncBaseTransport):
         connections = self._connections[loop] = Connections(self._balancer, self._settings)
         await connections.start()
         return connections
+
+
+async def _chosen_with_slot(
+    outgoing: OutgoingRequest, connections: Connections, attempts: Attempts, lease: Lease
+) -> Lease:
+    # While a request waits, its backend may leave the list, and the wait is no backend's doing.
+    attempts.undo(lease)
+    await connections.free_slot(
+        outgoing.flavour, outgoing.extensions.get("timeout", {}).get("pool")
+    )
+    try:
+        return attempts.acquire()
+    except BaseException:
+        connections.give_slot()
+        raise
 
 
 def _flavour_of(request: object) -> Flavour:

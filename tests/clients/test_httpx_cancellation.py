@@ -113,6 +113,32 @@ async def test_at_every_await_of_http2(library: ModuleType) -> None:
     assert 3 < step < MANY - 1
 
 
+@both
+@pytest.mark.parametrize("opens", [True, False])
+async def test_at_every_await_of_http2_those_who_share_the_connection_go_on(
+    library: ModuleType, opens: bool
+) -> None:
+    for step in range(1, MANY):
+        async with (
+            http2_backend() as a,
+            over(a.raw.address, library=library, http1=False, http2=True) as it,
+        ):
+            if not opens:
+                await it.client.get("/")
+            first = asyncio.create_task(cancelled_at(step, it.client.get("/")))
+            # It comes first: its task is begun by another.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert it.in_flight() == 1
+            beside = [asyncio.create_task(it.client.get("/")) for _ in range(3)]
+            came_so_far = await first
+            assert {each.status_code for each in await asyncio.gather(*beside)} == {200}
+            await settled(it, lambda: a.raw.open)
+        if not came_so_far:
+            break
+    assert 2 < step < MANY - 1
+
+
 async def test_at_every_await_of_a_retry() -> None:
     retries = Retries(idempotent=True, statuses={503})
     for step in range(1, MANY):

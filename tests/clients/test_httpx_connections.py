@@ -278,33 +278,6 @@ async def test_a_backend_that_comes_back_gets_new_connections() -> None:
         await until(lambda: a.open == 1)
 
 
-async def test_a_backend_that_was_removed_just_after_the_choice_is_not_kept() -> None:
-    limits = httpx.Limits(max_connections=1)
-    async with echo_backend() as a, echo_backend() as b, over(a.address, limits=limits) as it:
-        (task,) = await held(it, a, 1)
-        # Chosen, and waiting for a connection.
-        waiting = asyncio.create_task(it.client.get("/"))
-        await until(lambda: it.connections() == "0 idle, 1 active, 1 waited for")
-        it.pool.update([b.address])
-        a.release.set()
-        await asyncio.gather(task, waiting)
-        assert it.connections() == "0 idle, 0 active"
-        await until(lambda: a.open == 0)
-
-
-async def test_a_backend_that_is_still_listed_in_another_list_is_kept() -> None:
-    limits = httpx.Limits(max_connections=1)
-    async with echo_backend() as a, over(a.address, limits=limits) as it:
-        async with it.client.stream("GET", "/bytes/1000000"):
-            waiting = asyncio.create_task(it.client.get("/"))
-            await until(lambda: it.connections() == "0 idle, 1 active, 1 waited for")
-            it.pool.update([a.address, "10.0.0.1:1"])
-            await asyncio.sleep(0)
-        # The connection was closed, with the last that was known of its backend.
-        await waiting
-        assert it.connections() == "1 idle, 0 active"
-
-
 async def test_an_idle_connection_that_was_closed_by_hand_is_not_used() -> None:
     async with echo_backend() as a, over(a.address) as it:
         response = await it.client.get("/")
@@ -470,3 +443,46 @@ async def _slowly(seconds: float) -> AsyncIterator[bytes]:
     yield b"x"
     await asyncio.sleep(seconds)
     yield b"y"
+
+
+async def test_a_request_that_waited_for_a_connection_goes_where_the_list_leads_then() -> None:
+    limits = httpx.Limits(max_connections=1)
+    async with echo_backend() as a, echo_backend() as b, over(a.address, limits=limits) as it:
+        (task,) = await held(it, a, 1)
+        waiting = asyncio.create_task(it.client.post("/sink"))
+        await until(lambda: it.connections() == "0 idle, 1 active, 1 waited for")
+        it.pool.update([b.address])
+        a.release.set()
+        await task
+        assert (await waiting).extensions["backend"] == b.address
+        assert len(a.requests) == 1
+
+
+async def test_waiting_for_a_connection_is_no_use_of_a_backend() -> None:
+    limits = httpx.Limits(max_connections=1)
+    async with echo_backend() as a, over(a.address, limits=limits) as it:
+        (task,) = await held(it, a, 1)
+        waiting = asyncio.create_task(it.client.get("/", timeout=httpx.Timeout(10, pool=0.05)))
+        await until(lambda: it.connections() == "0 idle, 1 active, 1 waited for")
+        assert it.in_flight() == 1
+        await asyncio.wait({waiting})
+        assert isinstance(waiting.exception(), httpx.PoolTimeout)
+        (state,) = it.balancer.explain().backends
+        assert (state.requests, state.latency) == (0, None)
+        a.release.set()
+        await task
+
+
+async def test_without_a_backend_after_the_wait_the_slot_is_given_back() -> None:
+    limits = httpx.Limits(max_connections=1)
+    async with echo_backend() as a, over(a.address, limits=limits) as it:
+        (task,) = await held(it, a, 1)
+        waiting = asyncio.create_task(it.client.get("/"))
+        await until(lambda: it.connections() == "0 idle, 1 active, 1 waited for")
+        it.pool.update([])
+        a.release.set()
+        await task
+        with pytest.raises(httpx.ConnectError, match="no backend"):
+            await waiting
+        it.pool.update([a.address])
+        assert (await it.client.get("/")).status_code == 200

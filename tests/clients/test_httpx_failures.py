@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import ModuleType
 
+import httpcore
+import httpcore2
 import httpx
 import pytest
 from backends import MISBEHAVIOURS, echo_backend, raw_backend
 from backends_misbehaving import deaf, resets_mid_body, silent
 from httpx_clients import both, over
 from servers import until
+
+from backendpool_async import BackendPool, Balancer, Candidate
+from backendpool_async.retries import Retries
 
 # What each one makes of a request; None: an answer that is taken.
 EXPECTED = {
@@ -124,6 +130,64 @@ async def test_a_request_body_that_raises_is_the_callers_own_error() -> None:
             await it.client.post("/sink", content=body())
         assert (it.in_flight(), it.outcomes()[1]) == (0, 0)
         await until(lambda: it.connections() == "0 idle, 0 active" and not a.open)
+
+
+@both
+async def test_whatever_a_request_body_raises_is_no_failure_of_the_backend(
+    library: ModuleType,
+) -> None:
+    core = httpcore if library is httpx else httpcore2
+    kinds = [
+        kind
+        for each in (library, core)
+        for kind in vars(each).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
+    errors: list[Exception] = [ConnectionResetError(), ConnectionRefusedError(), TimeoutError()]
+    for kind in kinds:
+        with contextlib.suppress(TypeError):  # some are made otherwise, and not by a network
+            errors.append(kind("the body's"))
+    assert len(errors) > 40
+
+    async def body(error: Exception) -> AsyncIterator[bytes]:
+        yield b"x"
+        raise error
+
+    async with echo_backend() as a, over(a.address, library=library) as it:
+        for error in errors:
+            with pytest.raises(type(error)) as caught:
+                await it.client.post("/sink", content=body(error))
+            assert caught.value is error
+        assert (it.in_flight(), it.outcomes()[1]) == (0, 0)
+        assert it.balancer.explain().retries == 0
+        await until(lambda: it.connections() == "0 idle, 0 active" and not a.open)
+
+
+@both
+async def test_what_goes_wrong_after_the_answer_leaves_nothing_in_use(library: ModuleType) -> None:
+    class OnceOnly:
+        def __init__(self) -> None:
+            self.asked = 0
+
+        def prepare(self, candidates: Sequence[Candidate]) -> OnceOnly:
+            self.candidates = candidates
+            return self
+
+        def __call__(self, key: str | None) -> Candidate:
+            self.asked += 1
+            if self.asked > 1:
+                raise RuntimeError("the policy's own")
+            return self.candidates[0]
+
+    async with echo_backend() as a, echo_backend() as b:
+        pool = BackendPool.static([a.address, b.address])
+        balancer = Balancer(pool, policy=OnceOnly(), ejection=None)
+        retries = Retries(idempotent=True, statuses={503})
+        async with over(balancer=balancer, library=library, retries=retries) as it:
+            with pytest.raises(RuntimeError, match="the policy's own"):
+                await it.client.get("/status/503")
+            assert (it.in_flight(), it.outcomes()) == (0, (1, 1))
+            assert it.connections() == "0 idle, 0 active"
 
 
 async def test_a_cancelled_read_ends_the_lease_and_is_no_failure() -> None:

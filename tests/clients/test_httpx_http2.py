@@ -252,6 +252,15 @@ async def test_whoever_waited_for_a_slot_shares_what_was_opened_meanwhile() -> N
         assert {number for number, _ in c.targets} == {1}
         assert len(c.targets) == 3
         assert it.connections() == "1 idle, 0 active"
+        # The other slot was given back.
+        a.release.clear()
+        b.release.clear()
+        it.pool.update([a.raw.address, b.raw.address])
+        tasks = [asyncio.create_task(it.client.get("/held")) for _ in range(2)]
+        await until(lambda: len(a.targets) == len(b.targets) == 2)
+        a.release.set()
+        b.release.set()
+        await asyncio.gather(*tasks)
 
 
 @both
@@ -287,3 +296,55 @@ async def test_it_is_spoken_with_hypercorn(library: ModuleType, tmp_path: Path) 
         assert {each.headers["x-version"] for each in answers} == {"2"}
         assert {each.text for each in answers} == {"api"}
         assert it.connections() == "1 idle, 0 active"
+
+
+async def while_two_wait_for_one_to_open(it: Over) -> list[asyncio.Task[httpx.Response]]:
+    tasks = [asyncio.create_task(it.client.get("/")) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert (it.in_flight(), it.connections()) == (2, "0 idle, 1 active")
+    return tasks
+
+
+async def test_a_backend_that_was_removed_just_after_the_choice_is_not_kept() -> None:
+    async with (
+        http2_backend() as a,
+        http2_backend() as b,
+        over(a.raw.address, **KNOWN) as it,
+    ):
+        first, waiting = await while_two_wait_for_one_to_open(it)
+        it.pool.update([b.raw.address])
+        first.cancel()
+        assert (await waiting).extensions["backend"] == a.raw.address
+        assert it.connections() == "0 idle, 0 active"
+        await until(lambda: a.raw.open == 0)
+
+
+async def test_a_backend_that_is_still_listed_in_another_list_is_kept() -> None:
+    async with http2_backend() as a, over(a.raw.address, **KNOWN) as it:
+        first, waiting = await while_two_wait_for_one_to_open(it)
+        it.pool.update([a.raw.address, "10.0.0.1:1"])
+        # The connection is closed, with the last that was known of its backend.
+        first.cancel()
+        await waiting
+        assert it.connections() == "1 idle, 0 active"
+
+
+@both
+async def test_an_answer_that_is_closed_unread_keeps_its_connection(library: ModuleType) -> None:
+    async with http2_backend() as a, over(a.raw.address, library=library, **KNOWN) as it:
+        for _ in range(10):
+            async with it.client.stream("GET", "/") as response:
+                assert response.headers["x-connection"] == "1"
+        assert it.connections() == "1 idle, 0 active"
+        assert it.outcomes() == (10, 0)
+
+
+@both
+async def test_of_a_large_answer_that_is_closed_unread_not_all_is_read(library: ModuleType) -> None:
+    async with http2_backend() as a, over(a.raw.address, library=library, **KNOWN) as it:
+        assert len((await it.client.get("/large")).content) == 5 * 16_384
+        assert it.connections() == "1 idle, 0 active"
+        async with it.client.stream("GET", "/large"):
+            pass
+        assert it.connections() == "0 idle, 0 active"
+        assert (it.in_flight(), it.outcomes()) == (0, (2, 0))

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from backendpool_async import BackendPool, Balancer
 from backendpool_async.httpx.connection import Connection, Place
-from backendpool_async.httpx.connections import Connections
+from backendpool_async.httpx.connections import Connections, SlotsTaken
 from backendpool_async.httpx.flavour import FLAVOURS, Flavour
 from backendpool_async.httpx.settings import Settings
 from backendpool_async.testing import VirtualTimeLoop
@@ -122,11 +122,13 @@ class TheConnections(RuleBasedStateMachine):
         backends, generation = self.chosen_from.backends, self.chosen_from.generation
         place = Place(FLAVOUR, backends[number % len(backends)], b"http", None)
         if len(self.used) == MOST:
+            with pytest.raises(SlotsTaken):
+                self.run(self.connections.acquire(place, generation, {}, has_slot=False))
             with pytest.raises(httpcore.PoolTimeout):
-                self.run(self.connections.acquire(place, generation, {"pool": 0.01}))
+                self.run(self.connections.free_slot(FLAVOUR, 0.01))
             return
         before = self.connections.idle
-        connection = self.run(self.connections.acquire(place, generation, {"pool": 0.01}))
+        connection = self.run(self.connections.acquire(place, generation, {}, has_slot=False))
         http = connection.http
         if http.state == "new":
             self.all.append(connection)

@@ -11,7 +11,7 @@ import anyio
 import httpx
 import httpx2
 import pytest
-from backends import echo_backend, raw_backend, read_head
+from backends import echo_backend, raw_backend, read_head, read_request
 from backends_misbehaving import informs_first
 from httpx_clients import both, over
 from servers import nobody, until
@@ -258,3 +258,28 @@ async def test_a_response_hook_that_raises_ends_the_lease() -> None:
             await it.client.get("/status/404")
         assert it.in_flight() == 0
         assert it.outcomes() == (1, 0)
+
+
+@both
+@pytest.mark.parametrize("mounted", [False, True])
+async def test_where_a_redirect_to_another_host_goes(library: ModuleType, mounted: bool) -> None:
+    async with echo_backend() as elsewhere:
+
+        async def redirects(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            for line in (f"302 Found\r\nLocation: http://{elsewhere.address}/", "200 OK"):
+                heads.append((await read_request(reader))[0])
+                writer.write(f"HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n".encode())
+            await reader.read()
+
+        heads: list[bytes] = []
+        async with raw_backend(redirects) as a, over(a.address) as it:
+            options: dict[str, Any] = {"transport": it.transport}  # of AsyncClient
+            if mounted:
+                options = {"mounts": {"http://api": it.transport}}
+            async with library.AsyncClient(**options, follow_redirects=True) as client:
+                answer = await client.get("http://api/")
+        # The client of a transport asks that one whatever the host is.
+        assert len(elsewhere.requests) == mounted
+        assert len(heads) == 2 - mounted
+        assert mounted or f"host: {elsewhere.address}".encode() in heads[1].lower()
+        assert answer.status_code == 200

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
+import uvicorn
 from backends import echo_backend
 from httpx_clients import both, over
 from servers import run_script
@@ -54,7 +55,7 @@ def balancer() -> Balancer:
             "max_keepalive_connections=-1",
         ),
         ({"limits": httpx2.Limits(keepalive_expiry=-1)}, ValueError, "keepalive_expiry=-1"),
-        ({"failure_statuses": 503}, TypeError, "not iterable"),
+        ({"failure_statuses": 503}, TypeError, "failure_statuses=503 is no collection"),
     ],
 )
 def test_a_keyword_out_of_range_is_refused(
@@ -80,10 +81,18 @@ def test_limits_of_either_library_are_taken(library: ModuleType) -> None:
     assert (settings.max_connections, settings.keepalive_expiry) == (None, None)
 
 
-def test_by_default_a_hundred_connections_are_kept_for_five_seconds() -> None:
+def test_by_default_a_hundred_connections_are_kept_for_four_seconds() -> None:
     settings = Settings(**DEFAULTS)
     assert (settings.max_connections, settings.max_keepalive_connections) == (100, None)
-    assert settings.keepalive_expiry == 5.0
+    assert settings.keepalive_expiry == 4.0
+
+
+def test_an_idle_connection_is_given_up_before_uvicorn_does() -> None:
+    expiry = Settings(**DEFAULTS).keepalive_expiry
+    patience = uvicorn.Config("app:app").timeout_keep_alive
+    assert expiry is not None
+    # Whatever is under way between the two has arrived by then.
+    assert expiry <= patience - 1
 
 
 def test_ages_are_spread_and_never_longer_than_said() -> None:
