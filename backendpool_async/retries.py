@@ -151,20 +151,16 @@ class Attempts:
         """
         failure = self._balancer._outcomes.classify(error)
         if failure is Failure.CONNECT or (failure is not None and self._can_repeat):
-            return self.another()
+            return self._another()
         return None
 
     def after_status(self, status: int) -> Lease | None:
         """Return an acquired lease of another backend; None when the answer is to be taken."""
         if self._can_repeat and status in self._retries.statuses:
-            return self.another()
+            return self._another()
         return None
 
-    def another(self) -> Lease | None:
-        """Return an acquired lease of another backend for one more try; None when there is none.
-
-        Whatever the error was: for a try that the client's library makes by itself.
-        """
+    def _another(self) -> Lease | None:
         if not self._left or not self._retries.budget.withdraw():
             return None
         try:

@@ -22,7 +22,7 @@ import httpx2
 import yarl
 
 from backendpool_async import BackendPool, Balancer
-from backendpool_async.aiohttp import backend_middleware
+from backendpool_async.aiohttp import BackendConnector, backend_middleware
 from backendpool_async.errors import counted
 from backendpool_async.httpx import BackendTransport
 from benchmarks.clients_server import BODY
@@ -39,6 +39,7 @@ PAIRS: Final = (
     ("httpx and BackendTransport", "httpx", {1: 1.1, 64: 0.2}),
     ("httpx2 and BackendTransport", "httpx2", {1: 1.1, 64: None}),
     ("aiohttp and backend_middleware", "aiohttp", {1: 1.08, 64: 1.08}),
+    ("aiohttp, BackendConnector and backend_middleware", "aiohttp", {1: 1.08, 64: 1.08}),
 )
 
 
@@ -106,26 +107,27 @@ async def clients(addresses: list[str]) -> AsyncIterator[dict[str, Ask]]:
     async with contextlib.AsyncExitStack() as stack:
         asking: dict[str, Ask] = {}
         for library in (httpx, httpx2):
-            plain, over = httpx_clients(library, balancer)
+            plain, over_balancer = httpx_clients(library, balancer)
             urls = itertools.cycle([library.URL(f"http://{each}/users") for each in addresses])
             logical = itertools.repeat(library.URL("http://api/users"))
             asking[library.__name__] = httpx_asking(await stack.enter_async_context(plain), urls)
             asking[f"{library.__name__} and BackendTransport"] = httpx_asking(
-                await stack.enter_async_context(over), logical
+                await stack.enter_async_context(over_balancer), logical
             )
-        middlewares = {
-            "aiohttp": (),
-            "aiohttp and backend_middleware": (backend_middleware(balancer, host="api"),),
+        over = (backend_middleware(balancer, host="api"),)
+        sessions = {
+            "aiohttp": (aiohttp.TCPConnector(limit=0), (), addresses),
+            "aiohttp and backend_middleware": (aiohttp.TCPConnector(limit=0), over, ["api"]),
+            "aiohttp, BackendConnector and backend_middleware": (
+                BackendConnector(balancer, limit=0),
+                over,
+                ["api"],
+            ),
         }
-        for name, used in middlewares.items():
-            session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0), middlewares=used
-            )
+        for name, (connector, used, hosts) in sessions.items():
+            session = aiohttp.ClientSession(connector=connector, middlewares=used)
             await stack.enter_async_context(session)
-            targets = [yarl.URL(f"http://{each}/users") for each in addresses]
-            asking[name] = aiohttp_asking(
-                session, itertools.cycle([yarl.URL("http://api/users")] if used else targets)
-            )
+            asking[name] = aiohttp_asking(session, distinct(hosts))
         yield asking
 
 
@@ -151,6 +153,12 @@ def aiohttp_asking(session: aiohttp.ClientSession, urls: Iterator[yarl.URL]) -> 
             return await response.read()
 
     return ask
+
+
+def distinct(hosts: list[str]) -> Iterator[yarl.URL]:
+    """URLs none of which is asked for twice: what is kept of a URL is of no use to the next one."""
+    for number, host in enumerate(itertools.cycle(hosts)):
+        yield yarl.URL(f"http://{host}/users?page={number}", encoded=True)
 
 
 async def check_answers(asking: dict[str, Ask]) -> None:

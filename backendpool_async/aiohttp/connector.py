@@ -17,6 +17,7 @@ from aiohttp.abc import AbstractResolver
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.tracing import Trace
 
+from backendpool_async.backend import Backend
 from backendpool_async.balance.balancer import Balancer
 from backendpool_async.keywords import seconds
 from backendpool_async.pool import BackendPool
@@ -179,7 +180,8 @@ class _Connection(NamedTuple):
 
 def _address(request: aiohttp.ClientRequest) -> str:
     host, port = request.url.raw_host or "", request.url.port
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    # yarl writes an IPv4-mapped address in a way of its own.
+    return Backend.parse(f"[{host}]:{port}") if ":" in host else f"{host}:{port}"
 
 
 def _follow(pool: BackendPool, connector: BackendConnector) -> Callable[[], None]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from contextvars import ContextVar
 from copy import copy
-from functools import lru_cache, partial
+from functools import partial
 from typing import Final, NamedTuple
+from weakref import ReferenceType, ref
 
 from aiohttp import (
     ClientConnectionError,
@@ -22,11 +23,12 @@ from aiohttp import (
 )
 from yarl import URL
 
-from backendpool_async.aiohttp.response_end import release_at_end
+from backendpool_async.aiohttp.response_end import release_after_error, release_at_end
 from backendpool_async.backend import Backend
 from backendpool_async.balance.balancer import Balancer
 from backendpool_async.balance.lease import Lease
 from backendpool_async.errors import NoBackends
+from backendpool_async.keywords import statuses
 from backendpool_async.retries import FAILURE_STATUSES, IDEMPOTENT_METHODS, Attempts, Retries
 
 Key = Callable[[ClientRequest], str | None]
@@ -53,12 +55,15 @@ def backend_middleware(
     lease of a backend lasts until the response is read to its end, released or closed, and
     that of a WebSocket as long as the socket.
 
-    * `retries`: when a request is tried again on another backend; None: `Retries()`.
-      aiohttp itself sends an idempotent request once more when the connection breaks off: that,
-      too, goes to another backend, is one of the `attempts`, needs the budget's leave and a body
-      in memory. It does not happen where ``attempts=1``.
+    * `retries`: when a request is tried again on another backend; None: `Retries()`. By itself,
+      aiohttp sends an idempotent request once more when the connection breaks off; here it does
+      not, unless ``Retries(idempotent=True)`` says so.
     * `key`: called with each request, for a policy that hashes; None for a request without a key.
     * `failure_statuses`: answers with one of these are failures of the backend.
+
+    Put it last, innermost: a middleware after it sees the backend's URL for the logical one, so
+    ``DigestAuthMiddleware``, for one, is refused there as often as the backend changes. When a
+    middleware before it calls its handler again, that is a new request, which chooses anew.
 
     A request raises `NoBackends` when there is none to choose, as a subclass that is an
     ``aiohttp.ClientConnectionError`` as well. Use a `BackendConnector` beside it: with a plain
@@ -88,14 +93,20 @@ def backend_middleware(
         raise TypeError(f"retries={retries!r} is no backendpool_async.retries.Retries")
     if key is not None and not callable(key):
         raise TypeError(f"key={key!r} is no callable of a request")
-    statuses = frozenset(failure_statuses)
-    if not all(isinstance(status, int) for status in statuses):
-        raise TypeError(f"failure_statuses={failure_statuses!r} are no numbers")
-    return _Sender(balancer, _name(host), retries or Retries(), key, statuses).send
+    failures = statuses("failure_statuses", failure_statuses)
+    return _Sender(balancer, _name(host), retries or Retries(), key, failures).send
 
 
 class _Sender:
-    __slots__ = ("_balancer", "_deposit", "_host", "_key", "_retries", "_statuses")
+    __slots__ = (
+        "_balancer",
+        "_deposit",
+        "_failure_statuses",
+        "_host",
+        "_key",
+        "_looked_into",
+        "_retries",
+    )
 
     def __init__(
         self,
@@ -103,14 +114,15 @@ class _Sender:
         host: str,
         retries: Retries,
         key: Key | None,
-        statuses: frozenset[int],
+        failure_statuses: frozenset[int],
     ) -> None:
         self._balancer = balancer
         self._host = host
         self._retries = retries
         self._deposit = retries.budget.deposit
         self._key = key
-        self._statuses = statuses
+        self._failure_statuses = failure_statuses
+        self._looked_into = failure_statuses.union(retries.statuses)
 
     def send(self, request: ClientRequest, handler: ClientHandlerType) -> Awaitable[ClientResponse]:
         # Not `url`, which the middleware of another host may have changed: a backend of that one
@@ -120,12 +132,10 @@ class _Sender:
         return self._send(request, handler)
 
     async def _send(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-        # What only a second try needs is made when there is one.
-        attempts, lease = None, None
         if _broken_off.get() is not None:
-            attempts, lease = _resumed(request)
-        if lease is None:
-            lease = self._first(request)
+            _end_second_try(request)
+        # What only a second try needs is made when there is one.
+        attempts, lease = None, self._first(request)
         logical, server_hostname = request.url, request.server_hostname
         if server_hostname is None and logical.scheme in _TLS_SCHEMES:
             request.server_hostname = logical.raw_host
@@ -141,11 +151,11 @@ class _Sender:
                     if following is None:
                         raise
                 else:
-                    if response.status not in self._statuses:
+                    if response.status not in self._looked_into:
                         release_at_end(lease, response)
                         return response
                     attempts = attempts or self._attempts(request, lease)
-                    following = _after_failure_status(attempts, lease, response)
+                    following = self._after_status(attempts, lease, response)
                     if following is None:
                         return response
                 lease, send = following, partial(_send_again, handler)
@@ -162,18 +172,23 @@ class _Sender:
             raise ClientNoBackends(*error.args) from None
 
     def _attempts(self, request: ClientRequest, lease: Lease) -> Attempts:
-        # A file has a position, an iterator an end: only what is in memory is as it was. An empty
-        # body is b"".
-        can_repeat = request.method in IDEMPOTENT_METHODS and isinstance(
-            request.body, (bytes, payload.BytesPayload)
-        )
+        can_repeat = request.method in IDEMPOTENT_METHODS and _is_in_memory(request)
         return Attempts(self._balancer, self._retries, lease._key, can_repeat=can_repeat).begun(
             lease
         )
 
+    def _after_status(
+        self, attempts: Attempts, lease: Lease, response: ClientResponse
+    ) -> Lease | None:
+        if response.status in self._failure_statuses:
+            lease.failed(f"{response.status} {response.reason}")
+        following = attempts.after_status(response.status)
+        release_at_end(lease, response)
+        if following is not None:
+            response.release()
+        return following
 
-# What is asked for again and again is built once, as yarl has it with the text of a URL.
-@lru_cache(maxsize=1024)
+
 def _at_backend(logical: URL, backend: Backend) -> URL:
     return URL.build(
         scheme=logical.scheme,
@@ -196,47 +211,37 @@ def _after_error(
     if isinstance(error, ClientResponseError) and error.__cause__ is not None:
         # An answer that is no HTTP. One that is raised for its status has no cause.
         cause = error.__cause__
-    lease.release(cause)
-    following = attempts.after_error(cause)
+    release_after_error(lease, cause)
+    following = None
+    # Whatever the balancer makes of it: a cancellation is one, and what was read of a body is gone.
+    if isinstance(error, Exception) and (request.response is None or _is_in_memory(request)):
+        following = attempts.after_error(cause)
     if (
         following is None
         and isinstance(error, (ClientOSError, ServerDisconnectedError))
         and not isinstance(error, ClientConnectorError)
     ):
-        again = attempts if _can_repeat(request) else None
-        _broken_off.set(_BrokenOff(request._timer, again, copy(error)))
+        _broken_off.set(_BrokenOff(request._timer, ref(request), copy(error)))
     return following
 
 
-def _can_repeat(request: ClientRequest) -> bool:
+def _is_in_memory(request: ClientRequest) -> bool:
     # A file has a position, an iterator an end: only what is in memory is as it was. An empty body
     # is b"".
-    return request.method in IDEMPOTENT_METHODS and isinstance(
-        request.body, (bytes, payload.BytesPayload)
-    )
+    return isinstance(request.body, (bytes, payload.BytesPayload))
 
 
-def _after_failure_status(
-    attempts: Attempts, lease: Lease, response: ClientResponse
-) -> Lease | None:
-    lease.failed(f"{response.status} {response.reason}")
-    following = attempts.after_status(response.status)
-    release_at_end(lease, response)
-    if following is not None:
-        response.release()
-    return following
-
-
-def _resumed(request: ClientRequest) -> tuple[Attempts, Lease] | tuple[None, None]:
+def _end_second_try(request: ClientRequest) -> None:
+    """Raise the error of the first try if this is aiohttp's own second one."""
     broken_off = _broken_off.get()
     _broken_off.set(None)
-    if broken_off is None or broken_off.timer is not request._timer:
-        return None, None
-    attempts = broken_off.attempts
-    lease = None if attempts is None else attempts.another()
-    if attempts is None or lease is None:
+    if (
+        broken_off is not None
+        and broken_off.timer is request._timer
+        # A middleware that tries again has the same request still; aiohttp makes another one.
+        and broken_off.request() is not request
+    ):
         raise broken_off.error
-    return attempts, lease
 
 
 async def _send_again(handler: ClientHandlerType, request: ClientRequest) -> ClientResponse:
@@ -248,14 +253,11 @@ async def _send_again(handler: ClientHandlerType, request: ClientRequest) -> Cli
 
 
 class _BrokenOff(NamedTuple):
-    """A request that aiohttp itself may send once more: it has the same timer then.
-
-    `attempts`: None where that would not do.
-    """
+    """A request that aiohttp itself may send once more: it has the same timer then."""
 
     timer: object
-    attempts: Attempts | None
-    # Without its traceback, which would keep the request's frames.
+    # Weakly, and the error without its traceback, which would keep the request's frames.
+    request: ReferenceType[ClientRequest]
     error: ClientConnectionError
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import traceback
 from functools import partial
 from typing import Final
 
-from aiohttp import ClientConnectionError, ClientResponse, StreamReader
+from aiohttp import ClientConnectionError, ClientRequest, ClientResponse, StreamReader
 from aiohttp.client_proto import ResponseHandler
 
 from backendpool_async.balance.lease import Lease
 
 _SWITCHING_PROTOCOLS: Final = 101
+_WRITE_BYTES: Final = ClientRequest.write_bytes.__code__
 
 
 def release_at_end(lease: Lease, response: ClientResponse) -> None:
@@ -32,6 +34,28 @@ def release_at_end(lease: Lease, response: ClientResponse) -> None:
     connection.add_callback(
         partial(_release_with_response, lease, response.content, sys.exception())
     )
+
+
+def release_after_error(lease: Lease, error: BaseException) -> None:
+    """Release the lease; what the request's own body raised says nothing of the backend."""
+    if _is_of_body(error) or (error.__cause__ is not None and _is_of_body(error.__cause__)):
+        error = asyncio.CancelledError()
+    lease.release(error)
+
+
+def _is_of_body(error: BaseException) -> bool:
+    # aiohttp has the same errors for a body that raised them and for a connection that did not take
+    # it: what they went through tells. The first of aiohttp's writer or of what is not aiohttp.
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    if all(frame.f_code is not _WRITE_BYTES for frame in frames):
+        return False
+    for frame in frames:
+        module = frame.f_globals.get("__name__", "")
+        if module == "aiohttp.http_writer":
+            return False
+        if not module.startswith("aiohttp."):
+            return True
+    return True
 
 
 def _release_with_response(

@@ -19,6 +19,7 @@ class Http2Backend:
     """Answers each stream with the number of its connection, counted from 1.
 
     * ``/held``: when `release` is set. ``/part``: the first half of a body, and no more.
+    * ``/large``: with 80 KiB.
     * ``/away``: after a GOAWAY that says this was the last stream. ``/reset``: RST_STREAM.
     * ``/ping``: at once, and when `release` is set there comes a PING.
 
@@ -85,7 +86,12 @@ class Http2Backend:
             http.reset_stream(stream)
         else:
             http.send_headers(stream, [(":status", "200"), ("x-connection", str(number))])
-            http.send_data(stream, str(number).encode(), end_stream=target != "/part")
+            if target == "/large":
+                for _ in range(5):
+                    http.send_data(stream, b"x" * 16_384)
+                http.end_stream(stream)
+            else:
+                http.send_data(stream, str(number).encode(), end_stream=target != "/part")
         if target == "/away":
             http.close_connection(last_stream_id=stream)
         writer.write(http.data_to_send())

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -13,8 +14,9 @@ import pytest
 from aiohttp_sessions import balancer_of, in_flight, session_of
 from backends import MISBEHAVIOURS, certificates, echo_backend, raw_backend
 from servers import nobody, until
+from yarl import URL
 
-from backendpool_async import BackendPool
+from backendpool_async import Backend, BackendPool
 from backendpool_async.aiohttp import BackendConnector, backend_middleware
 from backendpool_async.aiohttp import connector as connector_module
 from backendpool_async.retries import Retries
@@ -288,3 +290,9 @@ async def test_bad_arguments_are_named(
 ) -> None:
     with pytest.raises(error, match=message):
         BackendConnector(*balancers, **options)
+
+
+def test_an_address_is_written_as_its_backend_is() -> None:
+    for address in ("[::ffff:10.0.0.1]:80", "[2001:db8::1]:8080", "10.0.0.1:80", "api-1:443"):
+        request: Any = SimpleNamespace(url=URL.build(scheme="http", authority=address))
+        assert connector_module._address(request) == Backend.parse(address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp_sessions import balancer_of, in_flight, session_of
-from backends import certificates, echo_backend
+from backends import certificates, echo_backend, raw_backend, read_head
 from servers import until
 from yarl import URL
 
@@ -184,6 +185,34 @@ async def test_a_later_middleware_sees_the_backend_and_an_earlier_one_the_logica
     assert seen == [(there, there, None), (here, here, None)]
 
 
+async def test_digest_authentication_is_for_a_middleware_before() -> None:
+    async def ask_for_digest(reader: StreamReader, writer: StreamWriter) -> None:
+        while True:
+            head = await read_head(reader)
+            if b'uri="/secret"' in head:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            else:
+                writer.write(
+                    b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n"
+                    b'WWW-Authenticate: Digest realm="r", nonce="n", qop="auth"\r\n\r\n'
+                )
+
+    async with raw_backend(ask_for_digest) as one, raw_backend(ask_for_digest) as two:
+        statuses = []
+        for order in (1, -1):
+            digest = aiohttp.DigestAuthMiddleware("user", "password")
+            balancer = balancer_of(one, two)
+            middlewares: list[aiohttp.ClientMiddlewareType]
+            middlewares = [digest, backend_middleware(balancer)]
+            async with aiohttp.ClientSession(middlewares=middlewares[::order]) as s:
+                statuses.append([(await s.get("http://api/secret")).status for _ in range(3)])
+            assert in_flight(balancer) == 0
+    before, after = statuses
+    assert before == [200, 200, 200]
+    # What one backend asked for is not told to the next one.
+    assert 401 in after
+
+
 async def test_traces_tell_the_logical_url_and_then_the_backend() -> None:
     seen = []
     config = aiohttp.TraceConfig()
@@ -332,7 +361,7 @@ def _arguments(**given: Any) -> dict[str, Any]:
         ({"host": "http://api/"}, ValueError, "is no name of a host"),
         ({"retries": 3}, TypeError, "retries=3 is no"),
         ({"key": "user"}, TypeError, "key='user' is no callable"),
-        ({"failure_statuses": ["503"]}, TypeError, "failure_statuses=.'503'. are no numbers"),
+        ({"failure_statuses": ["503"]}, TypeError, "failure_statuses=.'503'."),
     ],
 )
 def test_bad_arguments_are_named(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Sequence
@@ -13,9 +14,9 @@ import pytest
 from aiohttp_sessions import Addressed, balancer_of, in_flight, session_of, state_of
 from backends import MISBEHAVIOURS, certificates, echo_backend, raw_backend, read_head, read_request
 from backends_misbehaving import reset
-from servers import nobody
+from servers import nobody, until
 
-from backendpool_async import Balancer, NoBackends
+from backendpool_async import Balancer, Failure, NoBackends
 from backendpool_async.aiohttp import BackendConnector, backend_middleware
 from backendpool_async.balance.candidate import Candidate
 from backendpool_async.retries import Retries, RetryBudget
@@ -164,32 +165,80 @@ async def test_a_request_is_tried_no_more_often_than_asked_for(attempts: int) ->
         assert in_flight(balancer) == 0
 
 
-async def test_a_second_try_of_aiohttps_own_goes_elsewhere_and_is_counted() -> None:
-    async with broken(1) as (handler, backends), echo_backend() as a:
-        balancer = in_order(*backends, a)
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_a_second_try_of_aiohttps_own_is_not_made(method: str) -> None:
+    async with broken(2) as (handler, backends):
+        balancer = balancer_of(*backends)
         async with session_of(balancer) as s:
-            assert (await s.get("http://api/")).status == 200
-        assert (handler.requests, balancer.explain().retries) == (1, 1)
+            with pytest.raises((aiohttp.ClientOSError, aiohttp.ServerDisconnectedError)):
+                await s.request(method, "http://api/orders/1")
+        assert (handler.requests, balancer.explain().retries) == (1, 0)
         assert in_flight(balancer) == 0
 
 
-@pytest.mark.parametrize("retries", [Retries(attempts=1), Retries(budget=NO_BUDGET)])
-async def test_a_second_try_of_aiohttps_own_needs_leave(retries: Retries) -> None:
+async def test_nor_is_it_made_for_what_the_classifier_says_is_no_failure() -> None:
     async with broken(2) as (handler, backends):
-        balancer = balancer_of(*backends)
-        async with session_of(balancer, retries=retries) as s:
+        balancer = balancer_of(*backends, classify=lambda error: None)
+        async with session_of(balancer, retries=IDEMPOTENT) as s:
             with pytest.raises((aiohttp.ClientOSError, aiohttp.ServerDisconnectedError)):
                 await s.get("http://api/")
         assert handler.requests == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_middleware_that_tries_again_begins_a_new_request(method: str) -> None:
+    async def again(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        for _ in range(2):
+            with contextlib.suppress(aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+                return await handler(request)
+        return await handler(request)
+
+    arrived = 0
+
+    async def at_the_third_time(reader: StreamReader, writer: StreamWriter) -> None:
+        nonlocal arrived
+        await read_request(reader)
+        arrived += 1
+        if arrived < 3:
+            reset(writer)
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with raw_backend(at_the_third_time) as raw:
+        balancer = balancer_of(raw)
+        middlewares = [again, backend_middleware(balancer)]
+        async with aiohttp.ClientSession(middlewares=middlewares) as s:
+            assert (await s.request(method, "http://api/", data=b"x")).status == 200
+        assert (arrived, balancer.explain().retries) == (3, 0)
         assert in_flight(balancer) == 0
 
 
-async def test_a_second_try_of_aiohttps_own_is_made_only_once() -> None:
-    async with broken(4) as (handler, backends):
-        async with session_of(balancer_of(*backends), retries=Retries(attempts=4)) as s:
-            with pytest.raises((aiohttp.ClientOSError, aiohttp.ServerDisconnectedError)):
-                await s.get("http://api/")
-        assert handler.requests == 2
+async def test_a_cancellation_is_one_whatever_the_classifier_says() -> None:
+    async with raw_backend(MISBEHAVIOURS["silent"]) as silent, echo_backend() as a:
+        balancer = balancer_of(
+            silent, a, policy=InOrder(), classify=lambda error: Failure.TRANSPORT
+        )
+        async with session_of(balancer, retries=IDEMPOTENT) as s:
+            task = asyncio.create_task(s.get("http://api/"))
+            await until(lambda: silent.accepted == 1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert not a.requests
+        assert in_flight(balancer) == 0
+
+
+async def test_a_body_that_was_begun_is_not_sent_again_whatever_the_classifier_says() -> None:
+    async with broken(1) as (handler, backends), echo_backend() as a:
+        balancer = balancer_of(
+            *backends, a, policy=InOrder(), classify=lambda error: Failure.CONNECT
+        )
+        async with session_of(balancer, retries=IDEMPOTENT) as s:
+            with pytest.raises(aiohttp.ClientError):
+                await s.put("http://api/", data=pieces())
+        assert (handler.requests, len(a.requests)) == (1, 0)
 
 
 async def test_a_request_that_broke_off_does_not_end_the_next_one() -> None:
@@ -240,6 +289,17 @@ async def test_if_asked_for_an_answer_with_a_status_is_not_taken() -> None:
             assert raw.accepted == 1
         state = state_of(balancer, raw)
         assert (state.requests, state.failures, state.last_failure) == (2, 2, "503 Busy")
+        assert in_flight(balancer) == 0
+
+
+async def test_a_status_can_be_tried_elsewhere_and_be_no_failure() -> None:
+    retries = Retries(idempotent=True, statuses={429})
+    async with echo_backend() as a, echo_backend() as b:
+        balancer = balancer_of(a, b)
+        async with session_of(balancer, retries=retries) as s:
+            assert (await s.get("http://api/status/429")).status == 429
+        assert len(a.requests) == len(b.requests) == 1
+        assert [state.failures for state in balancer.explain().backends] == [0, 0]
         assert in_flight(balancer) == 0
 
 
