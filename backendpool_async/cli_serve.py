@@ -21,7 +21,7 @@ from backendpool_async import (
     Random,
     RoundRobin,
 )
-from backendpool_async.keywords import count, seconds_or_0
+from backendpool_async.keywords import count, seconds, seconds_or_0
 from backendpool_async.retries import Retries
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ def _add_backend_options(command: argparse.ArgumentParser, check: Callable[[str]
         "--policy",
         choices=_POLICIES,
         default="round-robin",
-        help="how a backend is chosen (default: round-robin); maglev: by the client's address",
+        help="how a backend is chosen (default: round-robin); maglev: by the client's address,"
+        " which trusted proxies tell",
     )
     add("--check", metavar="CHECK", type=check, help="check backends: tcp, or http:/path")
     add(
@@ -134,7 +135,7 @@ def _add_network_options(command: argparse.ArgumentParser) -> None:
         "--allow-networks",
         metavar="NETWORKS",
         type=_words,
-        help="ask no backend outside of these networks",
+        help="ask no backend outside of these networks; not together with --check",
     )
 
 
@@ -154,6 +155,19 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
         help="answer 503 when so many requests are under way (default: 10000)",
     )
     add(
+        "--idle-timeout",
+        metavar="SECONDS",
+        type=_read_by(lambda text: seconds("--idle-timeout", float(text))),
+        default=60.0,
+        help="answer 504, or break off, when nothing has moved for so long (default: 60)",
+    )
+    add(
+        "--total-timeout",
+        metavar="SECONDS",
+        type=_read_by(lambda text: seconds("--total-timeout", float(text))),
+        help="how long a request and its answer may take at most; not for WebSockets",
+    )
+    add(
         "--drain-timeout",
         metavar="SECONDS",
         type=_read_by(lambda text: seconds_or_0("--drain-timeout", float(text))),
@@ -170,15 +184,27 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
 
 def _proxy(chosen: argparse.Namespace, balancer: Balancer) -> ReverseProxy:
     from backendpool_async.proxy import ProxyLimits, ReverseProxy  # an extra
+    from backendpool_async.proxy.client_address import client_address
+    from backendpool_async.proxy.networks import Networks
+
+    trusted = Networks("trusted_proxies", chosen.trusted_proxies)
+
+    def client(request: ProxyRequest) -> str | None:
+        return client_address(request, trusted)
 
     return ReverseProxy(
         balancer,
         host=chosen.host,
         trusted_proxies=chosen.trusted_proxies,
         allow_networks=chosen.allow_networks,
-        limits=ProxyLimits(body_size=chosen.max_body, concurrent_requests=chosen.concurrency),
+        limits=ProxyLimits(
+            body_size=chosen.max_body,
+            idle_timeout=chosen.idle_timeout,
+            total_timeout=chosen.total_timeout,
+            concurrent_requests=chosen.concurrency,
+        ),
         retries=Retries(idempotent=chosen.idempotent_retries),
-        key=_client_of if chosen.policy == "maglev" else None,
+        key=client if chosen.policy == "maglev" else None,
     )
 
 
@@ -216,10 +242,6 @@ def _listening(host: str, port: int) -> socket.socket:
     # body of an answer waits 40 ms for the client to acknowledge the head.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
-
-
-def _client_of(request: ProxyRequest) -> str | None:
-    return request.client
 
 
 def _failed(status: int, why: str) -> int:

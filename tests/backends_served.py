@@ -42,7 +42,7 @@ async def served_by_uvicorn(
     app: Application,
     *,
     lifespan: str = "on",
-    http: str = "httptools",
+    http: str | type[asyncio.Protocol] = "httptools",
     ws: str = "websockets-sansio",
     grace: float | None = 5.0,
     **options: Any,  # whatever uvicorn.Config takes

@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Final, Self
 
 from backendpool_async.backend import Backend
@@ -167,6 +166,11 @@ class Balancer:
         """The pool whose backends it chooses among."""
         return self._pool
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, on a loop that is still there, and not closed."""
+        return self._loop is not None and not self._loop.is_closed()
+
     def pick(self, key: str | None = None, exclude: Collection[str] = ()) -> Backend:
         """Return one backend; lock-free, from any thread, at any time.
 
@@ -257,12 +261,7 @@ class Balancer:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __repr__(self) -> str:

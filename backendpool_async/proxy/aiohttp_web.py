@@ -12,15 +12,16 @@ from multidict import CIMultiDict
 
 from backendpool_async.proxy.core import ProxyCore
 from backendpool_async.proxy.forwarded import Pair
-from backendpool_async.proxy.refusal import BrokenOff
+from backendpool_async.proxy.refusal import BrokenOff, Refusal
 from backendpool_async.proxy.request import ProxyRequest, without_prefix
 from backendpool_async.proxy.upload import Message
 from backendpool_async.proxy.websocket import WebSocketProxy
-from backendpool_async.proxy.websocket_aiohttp import serve_websocket
+from backendpool_async.proxy.websocket_aiohttp import refused, serve_websocket
 
 _LOOKS_APART: Final = 0.25
 _RESET: Final = struct.pack("ii", 1, 0)
 # What aiohttp.web sets where a handler does not.
+_UNPACKED: Final = frozenset({"gzip", "deflate", "br", "zstd"})
 _OWN_DEFAULTS: Final = ("content-type", "server", "date")
 
 
@@ -40,6 +41,13 @@ class AiohttpHandler:
         if _is_websocket(request):
             size = self._core.settings.limits.message_size
             return await serve_websocket(self._websockets, request, asked, size)
+        if _is_unpacked(request):
+            self._core.complaints.complain(
+                "aiohttp.web",
+                "it unpacks bodies without AppRunner(app, auto_decompress=False)",
+                None,
+            )
+            return refused(Refusal(415, "a body with a Content-Encoding"))
         client = _Client(request)
         try:
             await self._core.exchange(asked, client.receive, client.send)
@@ -83,6 +91,8 @@ class _Client:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.answer = _Answer(message["status"], message["headers"])
+            if (b"connection", b"close") in message["headers"]:
+                self.answer.force_close()
             await self.answer.prepare(self._request)
             return
         if message["body"]:
@@ -118,6 +128,15 @@ def _is_websocket(request: web.BaseRequest) -> bool:
         and request.headers.get("upgrade", "").lower() == "websocket"
         and "upgrade" in request.headers.get("connection", "").lower()
     )
+
+
+def _is_unpacked(request: web.BaseRequest) -> bool:
+    """Whether the server has unpacked the body: it is not what its header lines say."""
+    coding = request.headers.get("content-encoding", "").lower()
+    if coding not in _UNPACKED or not request.can_read_body:
+        return False
+    manager = request.protocol._manager
+    return manager is None or manager._kwargs.get("auto_decompress", True) is not False
 
 
 def _reset(request: web.BaseRequest) -> None:

@@ -38,7 +38,8 @@ class ReverseProxy:
       name.
     * `trusted_proxies`: networks of the proxies before this one, whose X-Forwarded-* and Forwarded
       lines are passed on and added to; of all other peers they are dropped.
-    * `allow_networks`: backends outside of these networks are not asked; None: all are.
+    * `allow_networks`: backends outside of these networks are not asked; None: all are. Refused for
+      a balancer with health checks, which would be sent there.
     * `limits`: see `ProxyLimits`.
     * `retries`: see `Retries`; by default what cannot have been sent is tried elsewhere.
     * `failure_statuses`: answers with one of these are passed on, and are failures of the backend.
@@ -112,6 +113,9 @@ class ReverseProxy:
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """Return a handler for aiohttp.web; `prefix` is taken off the path.
 
+        Have the server pass bodies as they are: ``AppRunner(app, auto_decompress=False)``. One that
+        unpacks them has requests with a Content-Encoding refused with 415.
+
         >>> from aiohttp import web
         >>> from backendpool_async import BackendPool
         >>> proxy = ReverseProxy(Balancer(BackendPool.static(["10.0.0.1:8080"])))
@@ -166,6 +170,6 @@ def _request(scope: Scope) -> ProxyRequest:
         asgi_target(scope),
         scope["headers"],
         client[0] if client else None,
-        scope["scheme"],
-        scope["http_version"],
+        scope.get("scheme", "http"),
+        scope.get("http_version", "1.1"),
     )

@@ -32,6 +32,10 @@ class ProxyCore:
     def __init__(self, balancer: Balancer, settings: ProxySettings) -> None:
         if not isinstance(balancer, Balancer):
             raise TypeError(f"a proxy is for a backendpool_async.Balancer, not {balancer!r}")
+        if settings.allow_networks is not None and balancer._monitor is not None:
+            raise ValueError(
+                "allow_networks does not hold for the balancer's health checks: use one of them"
+            )
         self.balancer: Final = balancer
         self.settings: Final = settings
         self.rules: Final = HeaderRules(settings)
@@ -65,8 +69,8 @@ class ProxyCore:
         return upstream
 
     async def start(self) -> None:
-        """Start the balancer, unless its pool is running already; it need not have a backend."""
-        if not self.balancer._pool.is_running:
+        """Start the balancer, unless it is running already; it need not have a backend."""
+        if not self.balancer.is_running:
             await self.balancer.start(required=False)
             self._started_balancer = True
 

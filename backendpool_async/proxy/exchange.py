@@ -138,6 +138,7 @@ class Exchange:
         if most is not None and length > most:
             raise Refusal(413, "the body is too long")
         if length > 0 or length == CHUNKED:
+            self._patrol.leave_messages(to_others=True)
             self._upload = Upload(
                 self._receive,
                 length,
@@ -158,7 +159,9 @@ class Exchange:
     async def _look_for_body(self) -> int:
         """Return whether there is one: in HTTP/2 a request need not say so."""
         self._waits_for_backend = False
+        self._patrol.leave_messages(to_others=True)
         message = await self._receive()
+        self._patrol.leave_messages(to_others=False)
         self._waits_for_backend = True
         if message["type"] == "http.disconnect":
             raise ClientLeft

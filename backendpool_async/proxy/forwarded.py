@@ -13,17 +13,17 @@ Pair = tuple[bytes, bytes]
 CLAIMS: Final = frozenset(
     {
         b"forwarded",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-port",
-        b"x-forwarded-prefix",
-        b"x-forwarded-proto",
-        b"x-forwarded-scheme",
-        b"x-forwarded-server",
-        b"x-forwarded-ssl",
+        b"cf-connecting-ip",
+        b"fastly-client-ip",
+        b"true-client-ip",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"x-forwarded",
         b"x-real-ip",
+        b"x-rewrite-url",
     }
 )
+CLAIM_PREFIXES: Final = (b"x-forwarded-", b"x-original-")
 _GROWING: Final = frozenset({b"x-forwarded-for", b"forwarded"})
 # What a trusted proxy has said is not said again: it knows the client's own scheme and host.
 _SAID_ONCE: Final = frozenset({b"x-forwarded-proto", b"x-forwarded-host"})
@@ -61,7 +61,9 @@ class Forwarded:
         if own is None:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            own = self._known[client, scheme, host] = _own(client, _SCHEMES[scheme], host)
+            own = self._known[client, scheme, host] = _own(
+                client, _SCHEMES.get(scheme, b"http"), host
+            )
         if claims and client in self._trusted:
             return _added(claims, own)
         return own

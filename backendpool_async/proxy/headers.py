@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
-from backendpool_async.proxy.forwarded import CLAIMS, Forwarded, Pair
+from backendpool_async.proxy.forwarded import CLAIM_PREFIXES, CLAIMS, Forwarded, Pair
 from backendpool_async.proxy.framing import AmbiguousFraming, message_framing
 from backendpool_async.proxy.grammar import HOST, LONGEST_HOST, TOKEN
 from backendpool_async.proxy.refusal import Refusal
@@ -31,6 +31,10 @@ _APART: Final = (
     HOP_BY_HOP
     | CLAIMS
     | {b"content-length", b"cookie", b"expect", b"host", b"http2-settings", b"via"}
+)
+# CGI and WSGI, and what is built upon them, take other characters for dashes: X_Forwarded.For.
+_DASHED: Final = bytes(
+    byte if chr(byte).isalnum() and byte < 128 else ord("-") for byte in range(256)
 )
 _ANSWER_APART: Final = HOP_BY_HOP | {b"content-length", b"via"}
 # What nobody may have dropped by naming it in Connection: it is the message's, not the hop's.
@@ -100,15 +104,14 @@ class HeaderRules:
         pairs: list[Pair] = []
         apart: list[Pair] = []
         for pair in headers:
-            if pair[0] in _APART or b"_" in pair[0]:
-                apart.append(pair)
-            else:
+            plain = pair[0].translate(_DASHED)
+            if plain not in _APART and not plain.startswith(CLAIM_PREFIXES):
                 pairs.append(pair)
+            elif plain == pair[0]:
+                apart.append(pair)
         sorted_out = _SortedOut()
         for name, value in apart:
             sorted_out.take(name, value)
-        if sorted_out.others:
-            pairs += sorted_out.others
         if sorted_out.of_the_hop:
             pairs = [pair for pair in pairs if pair[0] not in sorted_out.of_the_hop]
         host = _only_host(sorted_out.hosts, version)
@@ -169,7 +172,6 @@ class _SortedOut:
         "hosts",
         "lengths",
         "of_the_hop",
-        "others",
         "vias",
     )
 
@@ -180,7 +182,6 @@ class _SortedOut:
         self.cookies: list[bytes] = []
         self.vias: list[bytes] = []
         self.claims: list[Pair] = []
-        self.others: list[Pair] = []
         self.of_the_hop: set[bytes] = set()
         self.expects_continue = False
 
@@ -195,15 +196,12 @@ class _SortedOut:
             self.lengths.append(value)
         elif name == b"transfer-encoding":
             self.codings.append(value)
-        elif name in CLAIMS:
+        elif name in CLAIMS or name.startswith(CLAIM_PREFIXES):
             self.claims.append((name, value))
         elif name == b"via":
             self.vias.append(value)
         elif name == b"expect":
             self._take_expectation(value)
-        elif b"_" in name and name.replace(b"_", b"-") not in _APART:
-            # One that CGI and WSGI do not take for one of the above (X_Forwarded_For).
-            self.others.append((name, value))
 
     def believable(self) -> Sequence[Pair]:
         """What is said of the client, without what was for this hop only."""

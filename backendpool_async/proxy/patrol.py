@@ -10,7 +10,7 @@ from typing import Final
 
 from backendpool_async.proxy.refusal import Refusal
 from backendpool_async.proxy.settings import ProxyLimits
-from backendpool_async.proxy.upload import Receive, Upload
+from backendpool_async.proxy.upload import Message, Receive, Upload
 
 # Most requests have their answer before that, and cost no task that waits for their client to
 # leave.
@@ -36,6 +36,7 @@ class Patrol:
 
     __slots__ = (
         "_ends_at",
+        "_has_body",
         "_helpers",
         "_idle",
         "_is_over",
@@ -45,6 +46,7 @@ class Patrol:
         "_receive",
         "_timer",
         "_upload",
+        "_uploading",
         "limit",
         "refusal",
         "why",
@@ -61,9 +63,11 @@ class Patrol:
         self.why = Why.IDLE
         self.refusal: Refusal | None = None
         self._is_over = False
+        self._has_body = False
         self._upload: Upload | None = None
+        self._uploading: asyncio.Task[None] | None = None
         self._is_watched = False
-        self._helpers: list[asyncio.Task[None]] = []
+        self._helpers: list[asyncio.Task[None] | asyncio.Task[Message]] = []
         first = min(now + _FIRST_LOOK, now + self._idle, self._ends_at)
         self._timer = self._loop.call_at(first, self._look)
 
@@ -71,9 +75,13 @@ class Patrol:
         """Something came or went."""
         self._moved_at = self._loop.time()
 
+    def leave_messages(self, *, to_others: bool) -> None:
+        """Whether the client's messages are, for now, another's to receive."""
+        self._has_body = to_others
+
     def begin_upload(self, upload: Upload, uploading: asyncio.Task[None]) -> None:
         """Take charge of the task that sends the body."""
-        self._upload = upload
+        self._upload, self._uploading = upload, uploading
         self._helpers.append(uploading)
         uploading.add_done_callback(self._upload_ended)
 
@@ -103,12 +111,33 @@ class Patrol:
         next_look = min(idle_at, self._ends_at)
         if not self._is_watched:
             # One reader of the client's messages at a time.
-            if self._upload is None or self._upload.is_done:
+            if not self._has_body or (self._uploading is not None and self._uploading.done()):
                 self._is_watched = True
                 self._helpers.append(self._loop.create_task(self._watch()))
             else:
+                self._look_after_upload(now)
                 next_look = min(next_look, now + _NEXT_LOOK)
         self._timer = self._loop.call_at(next_look, self._look)
+
+    def _look_after_upload(self, now: float) -> None:
+        upload = self._upload
+        if upload is None or upload.blocked_since is None:
+            return
+        if now - upload.blocked_since >= self._idle:
+            # A backend that answers and does not read has no use for it; a client that goes on
+            # sending can be seen to leave only by taking what it sends.
+            self.stop_upload()
+            return
+        ahead = upload.look_ahead()
+        if ahead is not None:
+            self._helpers.append(ahead)
+            ahead.add_done_callback(self._looked_ahead)
+
+    def _looked_ahead(self, ahead: asyncio.Task[Message]) -> None:
+        if ahead.cancelled():
+            return
+        if ahead.exception() is not None or ahead.result()["type"] == "http.disconnect":
+            self._end(Why.CLIENT_LEFT)
 
     async def _watch(self) -> None:
         # Some frameworks raise where others say it.

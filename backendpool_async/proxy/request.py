@@ -66,7 +66,7 @@ def asgi_target(scope: Mapping[str, Any]) -> bytes:
     root: str = scope.get("root_path", "")
     if root:
         path = without_prefix(path, root)
-    query: bytes = scope["query_string"]
+    query: bytes = scope.get("query_string", b"")
     return b"%b?%b" % (path, query) if query else path
 
 

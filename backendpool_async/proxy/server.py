@@ -14,6 +14,7 @@ import uvicorn
 
 from backendpool_async.balance.balancer import Balancer
 from backendpool_async.proxy.refusal import BrokenOff
+from backendpool_async.proxy.server_protocol import BoundedProtocol
 from backendpool_async.proxy.settings import ProxyLimits
 from backendpool_async.status import StatusApp
 
@@ -46,7 +47,7 @@ async def serve_until_signalled(
     """
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=BoundedProtocol,
         ws="websockets-sansio",
         # The proxy has its own limit, and the same.
         ws_max_size=ProxyLimits().message_size,

@@ -26,7 +26,8 @@ class ProxyLimits:
     * `connect_timeout`: seconds until a connection to a backend has to be there.
     * `idle_timeout`: seconds in which nothing may move in either direction, before the answer
       (504) and while it passes (it is broken off).
-    * `total_timeout`: seconds for a request and its whole answer; None: as long as it takes.
+    * `total_timeout`: seconds for a request and its whole answer, but not for a WebSocket; None: as
+      long as it takes.
     * `concurrent_requests`: how many may be under way at once (503 beyond it).
 
     Raises TypeError or ValueError for a number out of range.

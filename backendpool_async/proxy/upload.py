@@ -28,9 +28,20 @@ class Upload:
     """Passes a body on piece by piece: the next is asked for when this one is on its way.
 
     `is_done`: all of it was sent. `waits_for_client`: the next piece is the client's to send.
+    `blocked_since`: the loop's time since which the backend is to take a piece; None: it need not.
     """
 
-    __slots__ = ("_go_on", "_left", "_most", "_moved", "_receive", "is_done", "waits_for_client")
+    __slots__ = (
+        "_ahead",
+        "_go_on",
+        "_left",
+        "_most",
+        "_moved",
+        "_receive",
+        "blocked_since",
+        "is_done",
+        "waits_for_client",
+    )
 
     def __init__(
         self,
@@ -46,6 +57,8 @@ class Upload:
         self._most = most
         self._moved = moved
         self._go_on = asyncio.Event() if expects_continue else None
+        self._ahead: asyncio.Task[Message] | None = None
+        self.blocked_since: float | None = None
         self.is_done = False
         self.waits_for_client = False
 
@@ -59,6 +72,16 @@ class Upload:
         """Whether the client was told, or need not be told, to send the body."""
         return self._go_on is None or self._go_on.is_set()
 
+    def look_ahead(self) -> asyncio.Task[Message] | None:
+        """Ask for the client's next message before there is room for it: it may have left.
+
+        Return the task of it, for the caller to end; None when that was done already.
+        """
+        if self._ahead is not None:
+            return None
+        self._ahead = asyncio.get_running_loop().create_task(self._next_message())
+        return self._ahead
+
     async def run(self, protocol: ResponseHandler) -> None:
         """Send it all.
 
@@ -70,12 +93,14 @@ class Upload:
                 async with asyncio.timeout(_CONTINUE_SECONDS):
                     await self._go_on.wait()
             self._go_on.set()
-        writer = StreamWriter(protocol, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        writer = StreamWriter(protocol, loop)
         if self._left is None:
             writer.enable_chunking()
         more = True
         while more:
             piece, more = await self._next_piece()
+            self.blocked_since = loop.time()
             try:
                 if piece:
                     await writer.write(piece)
@@ -83,13 +108,15 @@ class Upload:
                     await writer.write_eof()
             except OSError:
                 return
+            self.blocked_since = None
             self._moved()
         self.is_done = True
 
     async def _next_piece(self) -> tuple[bytes, bool]:
         """Return what came, and whether there is more to come."""
         self.waits_for_client = True
-        message = await self._receive()
+        ahead, self._ahead = self._ahead, None
+        message = await (self._receive() if ahead is None else ahead)
         self.waits_for_client = False
         self._moved()
         if message["type"] == "http.disconnect":
@@ -100,6 +127,9 @@ class Upload:
         if not more and self._left:
             raise Refusal(400, "the body is shorter than its Content-Length")
         return piece, more
+
+    async def _next_message(self) -> Message:
+        return await self._receive()
 
     def _count(self, size: int) -> None:
         if self._left is not None:

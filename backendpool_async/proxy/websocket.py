@@ -130,11 +130,11 @@ class WebSocketProxy:
         ]
         pairs = self._rules.answer(answer.status_code, headers, "1.1").pairs
         pairs = [pair for pair in pairs if not pair[0].startswith(_FIELDS)]
+        # It came as a whole, however it was framed; and 101 has no body (RFC 9110, section 8.6).
+        pairs = [pair for pair in pairs if pair[0] != b"content-length"]
         if answer.status_code == SWITCHING:
             # The server that accepts says its own.
             return [pair for pair in pairs if pair[0] not in _OF_THE_SERVER]
-        # It came as a whole, however it was framed.
-        pairs = [pair for pair in pairs if pair[0] != b"content-length"]
         if answer.status_code not in _BODILESS:
             pairs.append((b"content-length", b"%d" % len(answer.body)))
         return pairs

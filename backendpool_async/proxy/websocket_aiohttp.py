@@ -10,6 +10,8 @@ from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 from multidict import CIMultiDict
 
 from backendpool_async.proxy.forwarded import Pair
+from backendpool_async.proxy.grammar import TOKEN
+from backendpool_async.proxy.refusal import Refusal
 from backendpool_async.proxy.request import ProxyRequest
 from backendpool_async.proxy.websocket import WebSocketProxy
 from backendpool_async.proxy.websocket_backend import (
@@ -35,7 +37,9 @@ async def serve_websocket(
     A server that cancels handlers (``handler_cancellation``) does so when the client's connection
     is lost, also after a proper end, which the backend is told all the same.
     """
-    client = AiohttpClientSocket(request, message_size)
+    if _offered(asked).translate(None, TOKEN + b", \t"):
+        return refused(Refusal(400, "a subprotocol is malformed"))
+    client = AiohttpClientSocket(request, asked, message_size)
     serving = asyncio.create_task(proxy.serve(client, asked))
     try:
         await asyncio.shield(serving)
@@ -53,10 +57,8 @@ async def serve_websocket(
 class AiohttpClientSocket:
     """A `ClientSocket` of a request to aiohttp.web; `response` is what its handler returns."""
 
-    def __init__(self, request: web.BaseRequest, message_size: int) -> None:
-        self.subprotocols: Final = subprotocols_of(
-            value.encode() for value in request.headers.getall("Sec-WebSocket-Protocol", ())
-        )
+    def __init__(self, request: web.BaseRequest, asked: ProxyRequest, message_size: int) -> None:
+        self.subprotocols: Final = subprotocols_of([_offered(asked)])
         self.response: web.StreamResponse = web.Response(status=500)
         self._request = request
         self._message_size = message_size
@@ -116,6 +118,20 @@ def _said(message: WSMessage) -> Message | Closing:
         return Closing(GOING_AWAY, "message too big")
     # Of a connection that ends without a closing frame, aiohttp says 1000.
     return Closing(BROKEN_OFF, "")
+
+
+def refused(refusal: Refusal) -> web.Response:
+    """Return the answer that the proxy gives without asking anybody."""
+    body = f"{refusal}\n".encode()
+    answer = web.Response(
+        status=refusal.status, headers=_multidict(refusal.headers(body)), body=body
+    )
+    answer.force_close()
+    return answer
+
+
+def _offered(asked: ProxyRequest) -> bytes:
+    return b", ".join(value for name, value in asked.headers if name == b"sec-websocket-protocol")
 
 
 def _multidict(headers: Sequence[Pair]) -> CIMultiDict[str]:

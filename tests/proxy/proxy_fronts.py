@@ -37,7 +37,11 @@ async def served(front: str, proxy: ReverseProxy, **options: Any) -> AsyncIterat
 
 @asynccontextmanager
 async def proxied(
-    front: str, *backends: str, handler_cancellation: bool | None = None, **keywords: Any
+    front: str,
+    *backends: str,
+    handler_cancellation: bool | None = None,
+    auto_decompress: bool | None = None,
+    **keywords: Any,
 ) -> AsyncIterator[Proxied]:
     """Serve a proxy for these backends."""
     balancer = Balancer(BackendPool.static(list(backends)))
@@ -45,6 +49,8 @@ async def proxied(
     options = {}
     if handler_cancellation is not None:
         options["handler_cancellation"] = handler_cancellation
+    if auto_decompress is not None:
+        options["auto_decompress"] = auto_decompress
     async with served(front, proxy, **options) as address:
         yield Proxied(address, proxy, balancer)
 

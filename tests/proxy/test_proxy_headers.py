@@ -326,3 +326,14 @@ def test_a_refusal_of_a_method_says_which_there_are() -> None:
     assert b"connection" not in headers
     assert dict(Refusal(400, "no").headers(b""))[b"connection"] == b"close"
     assert b"connection" not in dict(Refusal(400, "no").headers(b"", "2"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"x-forwarded-user", b"x-forwarded-client-cert", b"x-original-url", b"true-client-ip"],
+)
+def test_what_only_a_trusted_proxy_may_say_is_known_by_its_beginning(name: bytes) -> None:
+    assert not values(passed((name, b"admin")), name)
+    assert values(passed((name, b"admin"), client=PROXY), name) == [b"admin"]
+    odd = name.replace(b"-", b".")
+    assert not values(passed((odd, b"admin"), client=PROXY), odd)

@@ -29,7 +29,15 @@ from backends import (
 from fastapi import FastAPI
 from proxy_fronts import proxied, served
 
-from backendpool_async import Backend, BackendPool, BackendPoolError, Balancer, Maglev
+from backendpool_async import (
+    Backend,
+    BackendPool,
+    BackendPoolError,
+    Balancer,
+    HealthChecks,
+    Maglev,
+    TcpCheck,
+)
 from backendpool_async.cli_serve import _listening
 from backendpool_async.proxy import ProxyRequest, ReverseProxy
 from backendpool_async.proxy.aiohttp_web import _reset
@@ -266,6 +274,14 @@ async def test_discovery_may_lead_only_where_it_is_allowed() -> None:
                 assert answer.startswith(b"HTTP/1.1 %b " % status)
                 assert b"127.0.0.1" not in answer.partition(b"\r\n\r\n")[2] or status == b"200"
     assert len(echo.requests) == 1
+
+
+def test_networks_are_refused_where_health_checks_would_leave_them() -> None:
+    pool = BackendPool.static(["192.0.2.7:80"])
+    checked = Balancer(pool, checks=HealthChecks(TcpCheck()))
+    with pytest.raises(ValueError, match="health checks"):
+        ReverseProxy(checked, allow_networks=["10.0.0.0/8"])
+    ReverseProxy(checked)
 
 
 async def test_a_backend_outside_is_left_for_one_inside(caplog: pytest.LogCaptureFixture) -> None:

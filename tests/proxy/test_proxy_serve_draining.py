@@ -54,7 +54,8 @@ def refuses(address: str) -> bool:
     host, _, port = address.partition(":")
     try:
         socket.create_connection((host, int(port))).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):
+        # Reset: it was waiting to be accepted when the listening socket was closed.
         return True
     return False
 

@@ -19,6 +19,9 @@ from test_proxy_serve_draining import LISTEN, listening
 from threaded_backend import ThreadedBackend, asked, asking, threaded_backend
 
 from backendpool_async.cli import main
+from backendpool_async.proxy import ProxyRequest
+from backendpool_async.proxy.client_address import client_address
+from backendpool_async.proxy.networks import Networks
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +108,51 @@ def test_no_backend_outside_of_the_networks_is_asked(served: Served) -> None:
     served(use, "--allow-networks", "10.0.0.0/8")
 
 
+def test_the_key_is_the_client_that_trusted_proxies_tell_of() -> None:
+    def client(*lines: bytes, peer: str | None = "10.0.0.1") -> str | None:
+        headers = [(b"host", b"a"), *((b"x-forwarded-for", line) for line in lines)]
+        request = ProxyRequest(b"GET", b"/", headers, peer, "http", "1.1")
+        return client_address(request, Networks("trusted_proxies", ["10.0.0.0/8"]))
+
+    assert client() == "10.0.0.1"
+    assert client(b"203.0.113.7") == "203.0.113.7"
+    assert client(b"198.51.100.1", b"203.0.113.7, 10.0.0.2") == "203.0.113.7"
+    assert client(b"10.0.0.3, ,10.0.0.2") == "10.0.0.3"
+    assert client(b"203.0.113.7", peer="192.0.2.1") == "192.0.2.1"
+    assert client(b"203.0.113.7", peer=None) is None
+
+
+def test_clients_behind_a_trusted_proxy_are_not_one(
+    backend: ThreadedBackend, served: Served
+) -> None:
+    with threaded_backend() as other:
+
+        def asked_of(address: str) -> set[str]:
+            return {
+                headers_of(address, **{"X-Forwarded-For": f"203.0.113.{number}"})["host"]
+                for number in range(40)
+            }
+
+        def use(several: bool) -> Callable[[str], None]:
+            def asking_as_many(address: str) -> None:
+                assert (len(asked_of(address)) > 1) is several
+
+            return asking_as_many
+
+        options = ("--policy", "maglev", "--host", "backend")
+        url = f"static:{backend.address},{other.address}"
+        served(use(True), *options, "--trusted-proxies", "127.0.0.1", url=url)
+        served(use(False), *options, url=url)
+
+
+def test_a_backend_that_takes_too_long_is_left(served: Served) -> None:
+    def use(address: str) -> None:
+        assert asked(address, "/slow")[0] == 504
+
+    served(use, "--idle-timeout", "0.1")
+    served(use, "--total-timeout", "0.1")
+
+
 def test_longer_bodies_are_refused(served: Served) -> None:
     def use(address: str) -> None:
         for size, status in ((1024, 200), (1025, 413)):
@@ -184,6 +232,9 @@ def test_an_address_of_ipv6(backend: ThreadedBackend, monkeypatch: pytest.Monkey
         (("--host", "a b"), "host='a b'"),
         (("--trusted-proxies", "10.0.0.1/8"), "trusted_proxies: 10.0.0.1/8 has host bits set"),
         (("--allow-networks", "here"), "allow_networks: 'here'"),
+        (("--allow-networks", "10.0.0.0/8", "--check", "tcp"), "allow_networks does not hold"),
+        (("--idle-timeout", "0"), "--idle-timeout=0.0"),
+        (("--total-timeout", "-1"), "--total-timeout=-1.0"),
         (("--max-body", "1T"), "'1T' is no size"),
         (("--concurrency", "0"), "--concurrency=0 is not at least 1"),
         (("--concurrency", "many"), "invalid literal"),

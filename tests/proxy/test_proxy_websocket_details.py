@@ -36,13 +36,13 @@ SCOPE = {
 }
 
 
-def switching(head: bytes) -> bytes:
-    """The 101 that answers a handshake."""
+def switching(head: bytes, more: str = "") -> bytes:
+    """The 101 that answers a handshake; `more` lines of it."""
     lines = head.decode().split("\r\n")
     (key,) = [line.partition(": ")[2] for line in lines if line.startswith("Sec-WebSocket-Key")]
     return (
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Accept: {accept_key(key)}\r\n\r\n"
+        f"Sec-WebSocket-Accept: {accept_key(key)}\r\n{more}\r\n"
     ).encode()
 
 
@@ -57,6 +57,21 @@ async def test_words_that_come_with_the_101_are_not_lost() -> None:
         client_of(front) as client,
     ):
         assert await client.recv() == "hello"
+
+
+async def test_the_length_of_a_101_is_not_passed_on() -> None:
+    async def says_a_length(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(switching(await read_head(reader), "Content-Length: 0\r\nX-Of: backend\r\n"))
+        await reader.read(1)
+
+    async with (
+        raw_backend(says_a_length) as backend,
+        fronted(SERVER, backend.address) as front,
+        client_of(front) as client,
+    ):
+        assert client.response is not None
+        assert client.response.headers["X-Of"] == "backend"
+        assert "Content-Length" not in client.response.headers
 
 
 @pytest.mark.parametrize(

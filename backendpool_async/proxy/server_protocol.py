@@ -1,0 +1,172 @@
+"""What uvicorn leaves open of HTTP/1: limits for a head that is not whole yet, and upgrades."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from backendpool_async.proxy.server_transport import EndingTransport
+from backendpool_async.proxy.settings import ProxyLimits
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+
+# Of a whole head the proxy counts the lines, and exactly. This is for one that does not end, and
+# for one whose first line is long as well.
+_LONGEST_HEAD: Final = 2 * ProxyLimits().header_size
+_HEAD_TIMEOUT: Final = 30.0
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with these differences.
+
+    * A head has to be whole in 30 seconds: the connection is closed otherwise. One that gets
+      longer than 128 KiB is answered with 431. So are trailers, which are dropped.
+    * An upgrade to anything but a WebSocket is ignored (RFC 9110, section 7.8).
+    * A malformed request is answered with 400 only where no other answer has begun.
+    * A request that is being answered sees that the client has left, also when others wait.
+    * A connection that is closed ends, even if the client does not read: see `EndingTransport`.
+    """
+
+    _head_timer: asyncio.TimerHandle | None = None
+    # How many bytes came since a head, a part of a body or a request was whole.
+    _held = 0
+    _advanced = False
+    _in_head = False
+    _ignores_upgrade = False
+    # `cycle` is the newest request, which may wait for the answer to this one.
+    _answered: RequestResponseCycle | None = None
+
+    def connection_made(  # type: ignore[override]  # as uvicorn's
+        self, transport: asyncio.Transport
+    ) -> None:
+        """Give the client its time for a first head."""
+        super().connection_made(cast(asyncio.Transport, EndingTransport(transport)))
+        self._start_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for no head any more, and tell the request that is being answered."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, and count what does not lead on."""
+        self._unset_keepalive_if_required()
+        self._advanced = False
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+            return
+        if self not in self.connections:
+            # It is a WebSocket's.
+            return
+        self._held = 0 if self._advanced else self._held + len(data)
+        if self._held > _LONGEST_HEAD:
+            self._refuse(431, "The header lines are too long.")
+        elif self._head_timer is None and self._waits_for_head():
+            self._start_head_timer()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is malformed."""
+        self._refuse(400, msg)
+
+    def on_message_begin(self) -> None:
+        """Forget the request before this one."""
+        self._in_head = True
+        self._ignores_upgrade = False
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a line of the head; one of the trailers is none (RFC 9110, section 6.5.1)."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Start the request, or see that it is to be read once more, without an upgrade."""
+        self._in_head = False
+        self._advanced = True
+        self._stop_head_timer()
+        # To the parser, what follows CONNECT is no HTTP in any case.
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._ignores_upgrade = not self._should_upgrade()
+        if not self._ignores_upgrade:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._advanced = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request, unless it is to be read once more."""
+        self._advanced = True
+        if not self._ignores_upgrade:
+            super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _parse(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._ignores_upgrade:
+                    # CONNECT is refused by the proxy, and what came after it is not looked at.
+                    if self._should_upgrade():
+                        self.handle_websocket_upgrade()
+                    return
+                rest = rest[upgrade.args[0] :]
+                self._read_without_upgrade()
+            else:
+                return
+
+    def _read_without_upgrade(self) -> None:
+        # The parser has taken the request to be without a body, and cannot be told otherwise.
+        version = self.parser.get_http_version().encode()
+        head = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)]
+        head += [b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        # As uvicorn has it: what comes after a last request is no error in that request.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(b"".join([*head, b"\r\n"]))
+
+    def _refuse(self, status: int, text: str) -> None:
+        answered = self._answered
+        if answered is not None and answered.response_started and not answered.response_complete:
+            self.transport.abort()
+            return
+        body = text.encode()
+        self.transport.write(
+            STATUS_LINE[status] + b"content-type: text/plain; charset=utf-8\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
+        )
+        self.transport.close()
+
+    def _waits_for_head(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(_HEAD_TIMEOUT, self._head_timed_out)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_timed_out(self) -> None:
+        self._head_timer = None
+        self.transport.close()
