@@ -105,10 +105,11 @@ def test_a_child_follows_a_list_that_differed_already_when_it_was_forked() -> No
 
 
 LEASING = """
-import os, threading
+import os, threading, warnings
 from collections import Counter
 from backendpool_async import BackendPool, Balancer, LeastRequest
 
+warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of any fork beside threads
 A, B = "10.0.0.1:80", "10.0.0.2:80"
 balancer = Balancer(BackendPool.static([A, B]), LeastRequest())
 together, end = threading.Barrier(4), threading.Event()
