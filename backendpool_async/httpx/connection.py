@@ -46,13 +46,13 @@ class Connection:
     def __init__(
         self, stack: Stack, http: httpcore.AsyncHTTPConnection, dialer: Dialer, retire_at: float
     ) -> None:
-        self.stack = stack
-        self.http = http
-        self.dialer = dialer
-        self.retire_at = retire_at
-        self.idle_until = 0.0
-        self.streams = 1
-        self.is_retired = False
+        self.stack: Stack = stack
+        self.http: httpcore.AsyncHTTPConnection = http
+        self.dialer: Dialer = dialer
+        self.retire_at: float = retire_at
+        self.idle_until: float = 0.0
+        self.streams: int = 1
+        self.is_retired: bool = False
         self.opened: asyncio.Future[Exception | None] | None = None
         """While others wait to learn whether they may share it: resolved when it is open."""
 
@@ -103,9 +103,9 @@ class Stack:
     )
 
     def __init__(self, place: Place, generation: int, *, multiplexes: bool) -> None:
-        self.place = place
-        self.generation = generation
-        self.multiplexes = multiplexes
+        self.place: Place = place
+        self.generation: int = generation
+        self.multiplexes: bool = multiplexes
         self.connections: set[Connection] = set()
         self.idle: list[Connection] = []
         self.shared: list[Connection] = []

@@ -37,7 +37,7 @@ class Connections:
     """
 
     def __init__(self, balancer: Balancer, settings: Settings) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._balancer = balancer
         self._settings = settings
         self._slots = Slots(settings.max_connections)

@@ -36,10 +36,10 @@ class OutgoingRequest:
     )
 
     def __init__(self, request: httpx.Request, flavour: Flavour) -> None:
-        self.request = request
-        self.flavour = flavour
+        self.request: httpx.Request = request
+        self.flavour: Flavour = flavour
         url, extensions = request.url, request.extensions
-        self.scheme = url.raw_scheme
+        self.scheme: bytes = url.raw_scheme
         if self.scheme not in _SCHEMES:
             raise flavour.unsupported_protocol(f"{url.scheme!r} is neither 'http' nor 'https'")
         self.server_name: str | None = None
@@ -47,7 +47,7 @@ class OutgoingRequest:
             self.server_name = extensions.get("sni_hostname") or url.raw_host.decode("ascii")
             extensions = {**extensions, "sni_hostname": self.server_name}
         self.extensions: dict[str, Any] = extensions  # as the library types them
-        self.is_replayable = isinstance(request.stream, flavour.byte_stream)
+        self.is_replayable: bool = isinstance(request.stream, flavour.byte_stream)
         self.body: Any = request.stream if self.is_replayable else OnceBody(request.stream)
 
     def can_be_sent(self) -> bool:
@@ -111,7 +111,7 @@ class OnceBody(AsyncByteStream):
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream  # an asynchronous stream of either library
-        self.begun = False
+        self.begun: bool = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self.begun = True

@@ -61,18 +61,20 @@ class Settings:
             raise ImportError(
                 "http2=True needs h2, which is not installed: pip install 'httpx[http2]'"
             )
-        self.http1 = http1
-        self.http2 = http2
+        self.http1: bool = http1
+        self.http2: bool = http2
         if not isinstance(verify, (bool, ssl.SSLContext)):
             raise TypeError(f"verify={verify!r} is neither an ssl.SSLContext nor True or False")
         self._verify = verify
         self._trust_env = trust_env
         self.contexts: dict[Flavour, ssl.SSLContext] = {}
-        self.max_age = None if max_age is None else seconds("max_age", max_age)
+        self.max_age: float | None = None if max_age is None else seconds("max_age", max_age)
         if local_address is not None and not isinstance(local_address, str):
             raise TypeError(f"local_address={local_address!r} is no address")
-        self.local_address = local_address
-        self.socket_options = None if socket_options is None else list(socket_options)
+        self.local_address: str | None = local_address
+        self.socket_options: list[SocketOption] | None = (
+            None if socket_options is None else list(socket_options)
+        )
         self.max_connections: int | None = _MAX_CONNECTIONS
         self.max_keepalive_connections: int | None = None
         self.keepalive_expiry: float | None = _KEEPALIVE_EXPIRY

@@ -39,7 +39,7 @@ class ProxyCore:
         self.balancer: Final = balancer
         self.settings: Final = settings
         self.rules: Final = HeaderRules(settings)
-        self.in_flight = 0
+        self.in_flight: int = 0
         self.complaints: Final = Complaints()
         self._upstreams: dict[asyncio.AbstractEventLoop, Upstream] = {}
         self._started_balancer = False

@@ -59,8 +59,8 @@ class Patrol:
         now = self._moved_at = self._loop.time()
         total = limits.total_timeout
         self._ends_at = math.inf if total is None else now + total
-        self.limit = asyncio.timeout(None)
-        self.why = Why.IDLE
+        self.limit: asyncio.Timeout = asyncio.timeout(None)
+        self.why: Why = Why.IDLE
         self.refusal: Refusal | None = None
         self._is_over = False
         self._has_body = False

@@ -59,8 +59,8 @@ class Upload:
         self._go_on = asyncio.Event() if expects_continue else None
         self._ahead: asyncio.Task[Message] | None = None
         self.blocked_since: float | None = None
-        self.is_done = False
-        self.waits_for_client = False
+        self.is_done: bool = False
+        self.waits_for_client: bool = False
 
     def go_on(self) -> None:
         """The backend said 100: it wants the body."""

@@ -111,7 +111,7 @@ class BackendSocket:
         stream.connection_made(transport)
         self._writer = asyncio.StreamWriter(transport, stream, self._reader, loop)
         self._clock = loop.time
-        self.heard_at = loop.time()
+        self.heard_at: float = loop.time()
         self._protocol = ClientProtocol(
             _NOWHERE,
             subprotocols=[Subprotocol(each) for each in subprotocols] or None,

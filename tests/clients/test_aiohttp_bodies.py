@@ -7,6 +7,7 @@ import io
 import ssl
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import pytest
@@ -14,6 +15,8 @@ from aiohttp_sessions import balancer_of, in_flight, session_of, state_of
 from backends import MISBEHAVIOURS, echo_backend, raw_backend, read_head
 from backends_misbehaving import reset
 from servers import until
+
+from backendpool_async.aiohttp import response_end
 
 ERRORS = [
     ConnectionResetError("of the body"),
@@ -98,3 +101,22 @@ async def test_a_backend_that_does_not_take_a_body_has_failed() -> None:
                 await s.post("http://api/", data=endless())
             await until(lambda: in_flight(balancer) == 0)
         assert (state_of(balancer).requests, state_of(balancer).failures) == (1, 1)
+
+
+def test_what_the_writer_of_aiohttp_raises_is_the_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Whether a real one raises within a write or at the next read is a matter of moments.
+    writer: dict[str, Any] = {"__name__": "aiohttp.http_writer"}
+    exec("def write(): raise ConnectionResetError('by peer')", writer)
+
+    def write_bytes() -> None:
+        writer["write"]()
+
+    monkeypatch.setattr(response_end, "_WRITE_BYTES", write_bytes.__code__)
+    balancer = balancer_of("127.0.0.1:1")
+    lease = balancer.lease().acquire()
+    with pytest.raises(ConnectionResetError) as raised:
+        write_bytes()
+    response_end.release_after_error(lease, raised.value)
+    assert balancer.explain().backends[0].failures == 1
