@@ -7,13 +7,18 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
+from typing import TypeVar
 
 from backendpool_async.backend import Backend, same
 from backendpool_async.bulk import parse_backends
 from backendpool_async.copies import CopiesShare
 from backendpool_async.errors import PoolClosed, SourceError
 from backendpool_async.snapshot import Snapshot
+
+Follower = TypeVar("Follower")
 
 # Writers only; no reader takes it. One for all pools: it is held for a few instructions, and a
 # fork can then wait until no thread holds it. Reentrant: a signal handler that
@@ -153,6 +158,21 @@ class LiveList(CopiesShare):
     def _remove_waker(self, waker: Callable[[], None]) -> None:
         with _writing:
             self._wakers.pop(waker, None)
+
+    def _tell(self, follower: Follower, changed: Callable[[Follower], None]) -> Callable[[], None]:
+        """Call `changed` with the follower at every change, in whatever thread makes it.
+
+        As long as somebody else keeps the follower, or until what is returned is called.
+        """
+
+        def wake() -> None:
+            if (alive := reference()) is not None:  # pragma: no branch - a moment before it is gone
+                changed(alive)
+
+        # No lock is taken in here: the collector calls it at any time, in any thread.
+        reference = weakref.ref(follower, lambda _: self._wakers.pop(wake, None))
+        self._add_waker(wake)
+        return partial(self._remove_waker, wake)
 
     def _wake(self) -> None:
         with _writing:

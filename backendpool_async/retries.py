@@ -111,6 +111,13 @@ class Retries:
             raise TypeError(f"budget={self.budget!r} is no backendpool_async.retries.RetryBudget")
 
 
+def checked_retries(retries: Retries | None) -> Retries:
+    """Return them, or the default ones for None. Raises TypeError for something else."""
+    if retries is not None and not isinstance(retries, Retries):
+        raise TypeError(f"retries={retries!r} is no backendpool_async.retries.Retries")
+    return Retries() if retries is None else retries
+
+
 class Attempts:
     """The tries of one request: a lease for the first, and one for each after it.
 

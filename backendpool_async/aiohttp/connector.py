@@ -7,9 +7,8 @@ import random
 import socket
 import ssl
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
-from functools import partial
 from typing import Final, NamedTuple, TypedDict, Unpack
 
 import aiohttp
@@ -79,7 +78,7 @@ class BackendConnector(aiohttp.TCPConnector):
         max_age: float = 300.0,
         **options: Unpack[ConnectorOptions],
     ) -> None:
-        pools = [each._pool if isinstance(each, Balancer) else each for each in balancers]
+        pools = [each.pool if isinstance(each, Balancer) else each for each in balancers]
         if not pools or not all(isinstance(pool, BackendPool) for pool in pools):
             raise TypeError(
                 "a connector is for one or more backendpool_async.Balancer or BackendPool,"
@@ -94,7 +93,7 @@ class BackendConnector(aiohttp.TCPConnector):
             weakref.WeakKeyDictionary()
         )
         self._age_timer: asyncio.TimerHandle | None = None
-        self._stop_following = [_follow(pool, self) for pool in pools]
+        self._stop_following = [pool._tell(self, BackendConnector._list_changed) for pool in pools]
 
     async def close(self, *, abort_ssl: bool = False) -> None:
         """Close all connections."""
@@ -117,6 +116,11 @@ class BackendConnector(aiohttp.TCPConnector):
         if self._age_timer is None:
             self._set_age_timer(expires_at)
         return protocol
+
+    def _list_changed(self) -> None:
+        # Nothing is to be closed on a loop that was closed.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._follow_lists)
 
     def _follow_lists(self) -> None:
         before, self._listed = self._listed, self._list_now()
@@ -182,17 +186,3 @@ def _address(request: aiohttp.ClientRequest) -> str:
     host, port = request.url.raw_host or "", request.url.port
     # yarl writes an IPv4-mapped address in a way of its own.
     return Backend.parse(f"[{host}]:{port}") if ":" in host else f"{host}:{port}"
-
-
-def _follow(pool: BackendPool, connector: BackendConnector) -> Callable[[], None]:
-    """Let a connector know when the list changes, from any thread; return what ends that."""
-
-    # Weakly: a pool does not keep the connectors of sessions that nobody closed.
-    def wake() -> None:
-        if (alive := reference()) is not None:  # pragma: no branch - a moment before it is popped
-            with suppress(RuntimeError):
-                alive._loop.call_soon_threadsafe(alive._follow_lists)
-
-    reference = weakref.ref(connector, lambda _: pool._wakers.pop(wake, None))
-    pool._add_waker(wake)
-    return partial(pool._remove_waker, wake)

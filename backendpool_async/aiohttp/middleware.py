@@ -29,7 +29,13 @@ from backendpool_async.balance.balancer import Balancer
 from backendpool_async.balance.lease import Lease
 from backendpool_async.errors import NoBackends
 from backendpool_async.keywords import statuses
-from backendpool_async.retries import FAILURE_STATUSES, IDEMPOTENT_METHODS, Attempts, Retries
+from backendpool_async.retries import (
+    FAILURE_STATUSES,
+    IDEMPOTENT_METHODS,
+    Attempts,
+    Retries,
+    checked_retries,
+)
 
 Key = Callable[[ClientRequest], str | None]
 _TLS_SCHEMES: Final = frozenset({"https", "wss"})
@@ -89,12 +95,10 @@ def backend_middleware(
     """
     if not isinstance(balancer, Balancer):
         raise TypeError(f"a middleware is for a backendpool_async.Balancer, not {balancer!r}")
-    if retries is not None and not isinstance(retries, Retries):
-        raise TypeError(f"retries={retries!r} is no backendpool_async.retries.Retries")
     if key is not None and not callable(key):
         raise TypeError(f"key={key!r} is no callable of a request")
     failures = statuses("failure_statuses", failure_statuses)
-    return _Sender(balancer, _name(host), retries or Retries(), key, failures).send
+    return _Sender(balancer, _name(host), checked_retries(retries), key, failures).send
 
 
 class _Sender:

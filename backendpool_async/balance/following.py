@@ -23,16 +23,12 @@ def follow(pool: LiveList, follower: Follower) -> None:
 
     In a forked child its `_begin_anew` is called, which has to follow once more.
     """
-
-    # Weakly: a pool that lives on does not keep its balancers.
-    def wake() -> None:
-        if (alive := reference()) is not None:  # pragma: no branch - a moment before it is popped
-            alive._builder.on_pool_change()
-
-    # No lock is taken in here: the collector calls it at any time, in any thread.
-    reference = weakref.ref(follower, lambda _: pool._wakers.pop(wake, None))
-    pool._add_waker(wake)
+    pool._tell(follower, _list_changed)
     _all.add(follower)
+
+
+def _list_changed(follower: Follower) -> None:
+    follower._builder.on_pool_change()
 
 
 _all: weakref.WeakSet[Follower] = weakref.WeakSet()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping
 from typing import Final
@@ -16,7 +15,6 @@ from backendpool_async.httpx.dialer import Dialer
 from backendpool_async.httpx.flavour import Flavour
 from backendpool_async.httpx.settings import Settings
 from backendpool_async.httpx.slots import Slots
-from backendpool_async.pool import BackendPool
 
 # Seconds between two looks for idle connections that have become too old.
 _SWEEP: Final = 1.0
@@ -50,7 +48,7 @@ class Connections:
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
         self._keeper = self._kept_until_closed()
-        _follow(balancer._pool, self)
+        balancer.pool._tell(self, Connections._list_changed)
 
     async def start(self) -> None:
         """Let the end of the event loop close them."""
@@ -135,9 +133,14 @@ class Connections:
         """Return what the backend's lease is to end with: nobody's fault if it was `aclose`."""
         return RuntimeError(_CLOSED) if self._is_closed and error is not None else error
 
+    def _list_changed(self) -> None:
+        # A loop that was closed under them needs nothing closed any more.
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.drop_removed)
+
     def drop_removed(self) -> None:
         """Close the idle connections of backends that are no longer listed; the others later."""
-        snapshot = self._balancer._pool.snapshot
+        snapshot = self._balancer.pool.snapshot
         removed = {place.backend for place in self._stacks}.difference(snapshot.backends)
         for place, stack in list(self._stacks.items()):
             if place.backend in removed:
@@ -234,7 +237,7 @@ class Connections:
             self._sweep_at(connection.idle_until)
 
     def _is_listed(self, stack: Stack) -> bool:
-        snapshot = self._balancer._pool.snapshot
+        snapshot = self._balancer.pool.snapshot
         if stack.generation == snapshot.generation:
             return True
         # Between two changes of the list, seldom: the backend was chosen before the first.
@@ -319,17 +322,3 @@ class Connections:
             await self._closed(connection)
         if self._tasks:
             await asyncio.wait(self._tasks)
-
-
-def _follow(pool: BackendPool, connections: Connections) -> None:
-    # Weakly: a pool that lives on does not keep them.
-    def wake() -> None:
-        alive = reference()
-        if alive is not None:  # pragma: no branch - a moment before it is popped
-            # A loop that was closed under them needs nothing closed any more.
-            with contextlib.suppress(RuntimeError):
-                alive.loop.call_soon_threadsafe(alive.drop_removed)
-
-    # No lock is taken in here: the collector calls it at any time, in any thread.
-    reference = weakref.ref(connections, lambda _: pool._wakers.pop(wake, None))
-    pool._add_waker(wake)

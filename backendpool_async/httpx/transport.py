@@ -15,7 +15,13 @@ from backendpool_async.httpx.exchange import BodyError, OutgoingRequest, Respons
 from backendpool_async.httpx.flavour import FLAVOURS, AsyncBaseTransport, Flavour
 from backendpool_async.httpx.settings import Settings, SocketOption
 from backendpool_async.keywords import statuses
-from backendpool_async.retries import FAILURE_STATUSES, IDEMPOTENT_METHODS, Attempts, Retries
+from backendpool_async.retries import (
+    FAILURE_STATUSES,
+    IDEMPOTENT_METHODS,
+    Attempts,
+    Retries,
+    checked_retries,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -88,12 +94,10 @@ class BackendTransport(AsyncBaseTransport):
     ) -> None:
         if not isinstance(balancer, Balancer):
             raise TypeError(f"a transport is for a backendpool_async.Balancer, not {balancer!r}")
-        if retries is not None and not isinstance(retries, Retries):
-            raise TypeError(f"retries={retries!r} is no backendpool_async.retries.Retries")
         if key is not None and not callable(key):
             raise TypeError(f"key={key!r} is no callable of a request")
         self._balancer = balancer
-        self._retries = Retries() if retries is None else retries
+        self._retries = checked_retries(retries)
         self._key = key
         self._failure_statuses = statuses("failure_statuses", failure_statuses)
         self._settings = Settings(
@@ -140,7 +144,7 @@ class BackendTransport(AsyncBaseTransport):
         idle = sum(each.idle for each in used)
         active = sum(each.open for each in used) - idle
         waiting = sum(each.waiting for each in used)
-        pool = self._balancer._pool
+        pool = self._balancer.pool
         return (
             f"<{type(self).__name__} {pool._name}: {counted(len(pool.backends()))},"
             f" connections: {idle} idle, {active} active"

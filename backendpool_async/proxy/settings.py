@@ -6,11 +6,11 @@ import ssl
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from backendpool_async.keywords import count, seconds
+from backendpool_async.keywords import count, seconds, statuses
 from backendpool_async.proxy.grammar import HOST, LONGEST_HOST, TOKEN
 from backendpool_async.proxy.networks import Networks
 from backendpool_async.proxy.request import ProxyRequest
-from backendpool_async.retries import Retries
+from backendpool_async.retries import Retries, checked_retries
 
 # What a request is hashed by (`Maglev`); None: it is not.
 Key = Callable[[ProxyRequest], str | None]
@@ -92,16 +92,14 @@ def checked_settings(
     """Return the settings. Raises TypeError or ValueError that names the keyword."""
     if limits is not None and not isinstance(limits, ProxyLimits):
         raise TypeError(f"limits={limits!r} is no ProxyLimits")
-    if retries is not None and not isinstance(retries, Retries):
-        raise TypeError(f"retries={retries!r} is no Retries")
     if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
         raise TypeError(f"ssl={ssl_context!r} is no ssl.SSLContext")
     if key is not None and not callable(key):
         raise TypeError(f"key={key!r} cannot be called")
     return ProxySettings(
         limits=ProxyLimits() if limits is None else limits,
-        retries=Retries() if retries is None else retries,
-        failure_statuses=_statuses(failure_statuses),
+        retries=checked_retries(retries),
+        failure_statuses=statuses("failure_statuses", failure_statuses),
         trusted_proxies=Networks("trusted_proxies", trusted_proxies),
         allow_networks=(
             None if allow_networks is None else Networks("allow_networks", allow_networks)
@@ -112,13 +110,6 @@ def checked_settings(
         ssl=ssl_context,
         key=key,
     )
-
-
-def _statuses(statuses: Collection[int]) -> frozenset[int]:
-    for status in statuses:
-        if isinstance(status, bool) or not isinstance(status, int) or not 100 <= status <= 599:
-            raise ValueError(f"failure_statuses: {status!r} is no status from 100 to 599")
-    return frozenset(statuses)
 
 
 def _host_header(host: str) -> bytes | None:
