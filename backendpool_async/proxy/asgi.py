@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ssl as _ssl
+import ssl
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
 from types import TracebackType
 from typing import Any, Self
@@ -45,7 +45,9 @@ class ReverseProxy:
     * `failure_statuses`: answers with one of these are passed on, and are failures of the backend.
     * `via`: the name of this proxy in Via.
     * `retry_after`: seconds that a client is told to wait after 503.
-    * `ssl`: backends are asked over TLS, in this context; None: without.
+    * `tls`: backends are asked over TLS, in this context; None: without.
+    * `tls_name`: the name that their certificates are verified for, and that is sent as SNI;
+      None: each backend's own host, which is an address where discovery leads to addresses.
     * `key`: what a request is hashed by, for a policy that hashes (`Maglev`).
 
     Raises TypeError or ValueError for a keyword out of range.
@@ -67,7 +69,8 @@ class ReverseProxy:
         failure_statuses: Collection[int] = FAILURE_STATUSES,
         via: str = "backendpool",
         retry_after: int = 1,
-        ssl: _ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | None = None,
+        tls_name: str | None = None,
         key: Key | None = None,
     ) -> None:
         settings = checked_settings(
@@ -79,7 +82,8 @@ class ReverseProxy:
             failure_statuses=failure_statuses,
             via=via,
             retry_after=retry_after,
-            ssl_context=ssl,
+            tls=tls,
+            tls_name=tls_name,
             key=key,
         )
         self._core = ProxyCore(balancer, settings)
@@ -130,7 +134,11 @@ class ReverseProxy:
         await self._core.start()
 
     async def aclose(self) -> None:
-        """Close the connections of the running loop, and the balancer if `start` started it."""
+        """Close the connections of the running loop, and the balancer if `start` started it.
+
+        Requests that are under way are answered with 503, answers broken off, and WebSockets
+        closed with 1001; none of it is a failure of a backend.
+        """
         await self._core.aclose()
 
     async def __aenter__(self) -> Self:

@@ -22,7 +22,7 @@ from backendpool_async.proxy.patrol import Patrol, Why
 from backendpool_async.proxy.refusal import BrokenOff, Refusal
 from backendpool_async.proxy.request import ProxyRequest, request_line
 from backendpool_async.proxy.settings import ProxySettings
-from backendpool_async.proxy.unanswered import nobody_to_ask, unanswered
+from backendpool_async.proxy.unanswered import closing, nobody_to_ask, unanswered
 from backendpool_async.proxy.upload import ClientLeft, Message, Receive, Upload
 from backendpool_async.proxy.upstream import Upstream
 from backendpool_async.retries import IDEMPOTENT_METHODS, Attempts
@@ -185,6 +185,9 @@ class Exchange:
             try:
                 asked = await self._ask(lease, line, head, length)
             except _BACKEND_ERRORS as error:
+                if self._upstream.is_closed:
+                    self._let_go(asyncio.CancelledError())
+                    raise closing(settings.retry_after) from error
                 self._let_go(error)
                 another = attempts.after_error(error)
                 if another is None:
@@ -275,6 +278,9 @@ class Exchange:
         except _BACKEND_ERRORS as error:
             if not self._waits_for_backend:
                 raise
+            if self._upstream.is_closed:
+                self._let_go(asyncio.CancelledError())
+                raise BrokenOff("the proxy is closing") from None
             self._complaints.complain(lease.backend, "it broke off in its answer", error)
             self._let_go(error)
             raise BrokenOff("the backend broke off in its answer") from None
@@ -308,6 +314,8 @@ class Exchange:
             error = asked.protocol.exception()
             if isinstance(error, OSError):
                 raise error
+            if self._upstream.is_closed:
+                raise ConnectionAbortedError
         self._connection = None
         if self._upload is None or self._upload.is_done:
             asked.connection.release()

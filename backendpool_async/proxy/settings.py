@@ -6,6 +6,8 @@ import ssl
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
+from backendpool_async.backend import Backend
+from backendpool_async.errors import InvalidBackend
 from backendpool_async.keywords import count, seconds, statuses
 from backendpool_async.proxy.grammar import HOST, LONGEST_HOST, TOKEN
 from backendpool_async.proxy.networks import Networks
@@ -72,7 +74,8 @@ class ProxySettings:
     host_header: bytes | None
     via: bytes
     retry_after: int
-    ssl: ssl.SSLContext | None
+    tls: ssl.SSLContext | None
+    tls_name: str | None
     key: Key | None
 
 
@@ -86,14 +89,15 @@ def checked_settings(
     failure_statuses: Collection[int],
     via: str,
     retry_after: int,
-    ssl_context: ssl.SSLContext | None,
+    tls: ssl.SSLContext | None,
+    tls_name: str | None,
     key: Key | None,
 ) -> ProxySettings:
     """Return the settings. Raises TypeError or ValueError that names the keyword."""
     if limits is not None and not isinstance(limits, ProxyLimits):
         raise TypeError(f"limits={limits!r} is no ProxyLimits")
-    if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
-        raise TypeError(f"ssl={ssl_context!r} is no ssl.SSLContext")
+    if tls is not None and not isinstance(tls, ssl.SSLContext):
+        raise TypeError(f"tls={tls!r} is no ssl.SSLContext")
     if key is not None and not callable(key):
         raise TypeError(f"key={key!r} cannot be called")
     return ProxySettings(
@@ -107,7 +111,8 @@ def checked_settings(
         host_header=_host_header(host),
         via=_pseudonym(via),
         retry_after=count("retry_after", retry_after),
-        ssl=ssl_context,
+        tls=tls,
+        tls_name=_tls_name(tls_name, tls),
         key=key,
     )
 
@@ -123,6 +128,19 @@ def _host_header(host: str) -> bytes | None:
     if not name or name.translate(None, HOST) or len(name) > LONGEST_HOST:
         raise ValueError(f"host={host!r} is neither 'preserve' nor 'backend' nor a name")
     return name
+
+
+def _tls_name(name: str | None, context: ssl.SSLContext | None) -> str | None:
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise TypeError(f"tls_name={name!r} is no text")
+    if context is None:
+        raise ValueError(f"tls_name={name!r} is of no use without tls")
+    try:
+        return Backend.parse(f"{name}:443").host
+    except InvalidBackend:
+        raise ValueError(f"tls_name={name!r} is no name of a host") from None
 
 
 def _pseudonym(via: str) -> bytes:

@@ -14,6 +14,11 @@ def nobody_to_ask(retry_after: int) -> Refusal:
     return Refusal(503, "there is no backend", retry_after=retry_after)
 
 
+def closing(retry_after: int) -> Refusal:
+    """Return the answer of a proxy that is closed under a request."""
+    return Refusal(503, "the proxy is closing", retry_after=retry_after)
+
+
 def unanswered(error: BaseException, retry_after: int) -> Refusal:
     """Return the answer for what asking the last backend has raised.
 

@@ -29,7 +29,7 @@ class Upstream:
     the rest.
     """
 
-    __slots__ = ("_connector", "_resolver", "_routes", "_settings", "_timeout")
+    __slots__ = ("_connector", "_resolver", "_routes", "_settings", "_timeout", "is_closed")
 
     def __init__(self, balancer: Balancer, settings: ProxySettings) -> None:
         self._settings = settings
@@ -43,6 +43,8 @@ class Upstream:
         )
         self._timeout = aiohttp.ClientTimeout(total=None, connect=settings.limits.connect_timeout)
         self._routes: dict[Backend, aiohttp.ClientRequest] = {}
+        self.is_closed: bool = False
+        """Connections broke off because they were closed here: that is no failure of a backend."""
 
     async def connect(self, backend: Backend) -> tuple[Connection, ResponseHandler]:
         """Return a connection, a kept one or a new one; to be released or closed.
@@ -52,35 +54,42 @@ class Upstream:
         route = self._routes.get(backend)
         if route is None:
             route = self._route(backend)
-        while True:
-            try:
-                connection = await self._connector.connect(route, [], self._timeout)
-            except TimeoutError as error:
-                raise aiohttp.ConnectionTimeoutError("no connection in time") from error
-            protocol = connection.protocol
-            # An answer that nobody asked for, say to an idle connection, is given to nobody.
-            if protocol is not None and not len(protocol):
-                return connection, protocol
-            connection.close()
+        try:
+            connection = await self._connector.connect(route, [], self._timeout)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError("no connection in time") from error
+        return connection, connection.protocol  # type: ignore[return-value]  # it was not released
 
     async def aclose(self) -> None:
-        """Close all connections."""
-        await self._connector.close()
-        if self._resolver is not None:
-            # A connector closes only one that it made.
-            await self._resolver.close()
+        """Close all connections, also those in use."""
+        self.is_closed = True
+        # By itself, a connector of aiohttp does not tell those who read from a connection.
+        in_use = [each for each in self._connector._acquired if isinstance(each, ResponseHandler)]
+        lost = [each.closed for each in in_use if each.closed is not None]
+        for each in in_use:
+            if each.transport is not None:
+                each.transport.abort()
+        try:
+            if lost:
+                await asyncio.wait(lost)
+        finally:
+            await self._connector.close()
+            if self._resolver is not None:
+                # A connector closes only one that it made.
+                await self._resolver.close()
 
     def _route(self, backend: Backend) -> aiohttp.ClientRequest:
         settings = self._settings
         if settings.allow_networks is not None:
             refuse_literal_outside(backend, settings.allow_networks)
-        scheme = "http" if settings.ssl is None else "https"
+        scheme = "http" if settings.tls is None else "https"
         # Never sent: to a connector, a request says where to.
         route = aiohttp.ClientRequest(
             "GET",
             URL.build(scheme=scheme, host=backend.host, port=backend.port),
             loop=asyncio.get_running_loop(),
-            ssl=True if settings.ssl is None else settings.ssl,
+            ssl=True if settings.tls is None else settings.tls,
+            server_hostname=settings.tls_name,
         )
         if len(self._routes) >= _REMEMBERED:
             self._routes.clear()

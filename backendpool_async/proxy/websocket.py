@@ -14,7 +14,7 @@ from backendpool_async.proxy.core import ProxyCore
 from backendpool_async.proxy.refusal import Refusal
 from backendpool_async.proxy.request import ProxyRequest, request_line
 from backendpool_async.proxy.unanswered import nobody_to_ask, unanswered
-from backendpool_async.proxy.websocket_backend import BackendSocket, Closing, Message
+from backendpool_async.proxy.websocket_backend import GOING_AWAY, BackendSocket, Closing, Message
 from backendpool_async.proxy.websocket_relay import ClientSocket, Ending, relay
 from backendpool_async.proxy.websocket_tunnel import BACKEND_ERRORS, SWITCHING, Opened, Tunnel
 
@@ -23,6 +23,7 @@ _OF_THE_SERVER: Final = frozenset({b"date", b"server"})
 _BODILESS: Final = frozenset({204, 304})
 # What a client that takes nothing any more is given to be told of the end.
 _CLOSE_TIMEOUT: Final = 2.0
+_CLOSING: Final = Closing(GOING_AWAY, "the proxy is closing")
 
 
 class WebSocketProxy:
@@ -97,7 +98,7 @@ class WebSocketProxy:
         if isinstance(found, Refusal):
             await _refused(client, found)
             return
-        answer, lease, socket = found
+        answer, lease, socket, upstream = found
         try:
             pairs = self._passed_on(answer)
         except Refusal as refusal:
@@ -117,6 +118,8 @@ class WebSocketProxy:
             idle_timeout=limits.idle_timeout,
             message_size=limits.message_size,
         )
+        if ending.failure is not None and upstream.is_closed:
+            ending = Ending(_CLOSING, ending.to_backend)
         if ending.failure is not None:
             lease.failed(ending.failure)
             self._core.complaints.complain(lease.backend, ending.failure, None)

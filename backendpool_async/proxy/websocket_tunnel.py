@@ -14,6 +14,8 @@ from backendpool_async.balance.lease import Lease
 from backendpool_async.proxy.core import ProxyCore
 from backendpool_async.proxy.headers import RequestHead
 from backendpool_async.proxy.request import ProxyRequest
+from backendpool_async.proxy.unanswered import closing
+from backendpool_async.proxy.upstream import Upstream
 from backendpool_async.proxy.websocket_backend import BackendSocket
 from backendpool_async.retries import Attempts
 
@@ -27,16 +29,18 @@ class Opened(NamedTuple):
     response: Response
     lease: Lease
     socket: BackendSocket
+    upstream: Upstream
 
 
 class Tunnel:
     """The lease and the connection of one WebSocket, until `drop`."""
 
-    __slots__ = ("_core", "_lease", "_settings", "_socket")
+    __slots__ = ("_core", "_lease", "_settings", "_socket", "_upstream")
 
     def __init__(self, core: ProxyCore) -> None:
         self._core = core
         self._settings = core.settings
+        self._upstream: Upstream = core.upstream()
         self._lease: Lease | None = None
         self._socket: BackendSocket | None = None
 
@@ -45,7 +49,7 @@ class Tunnel:
     ) -> Opened:
         """Return what came of the backend that was chosen, or of the last that was tried.
 
-        Raises `NoBackends`, TimeoutError, or what the last one's connection raises.
+        Raises `NoBackends`, TimeoutError, what the last one's connection raises, or `Refusal`.
         """
         settings = self._settings
         key = None if settings.key is None else settings.key(request)
@@ -57,6 +61,9 @@ class Tunnel:
             try:
                 opened = await self._ask(lease, request, head, subprotocols)
             except BACKEND_ERRORS as error:
+                if self._upstream.is_closed:
+                    self._release(asyncio.CancelledError())
+                    raise closing(settings.retry_after) from error
                 self._release(error)
                 another = attempts.after_error(error)
                 if another is None:
@@ -84,13 +91,13 @@ class Tunnel:
         self, lease: Lease, request: ProxyRequest, head: RequestHead, subprotocols: Sequence[str]
     ) -> Opened:
         limits = self._settings.limits
-        connection, _ = await self._core.upstream().connect(lease.backend)
+        connection, _ = await self._upstream.connect(lease.backend)
         socket = self._socket = BackendSocket(connection, subprotocols, limits.message_size)
         async with asyncio.timeout(limits.idle_timeout):
             response = await socket.shake_hands(
                 request.target, self._host(lease.backend, head), head.lines
             )
-        return Opened(response, lease, socket)
+        return Opened(response, lease, socket, self._upstream)
 
     def _host(self, backend: Backend, head: RequestHead) -> bytes:
         host = self._settings.host_header

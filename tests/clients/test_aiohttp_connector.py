@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import threading
 import weakref
 from types import SimpleNamespace
@@ -12,11 +13,11 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp_sessions import balancer_of, in_flight, session_of
-from backends import MISBEHAVIOURS, certificates, echo_backend, raw_backend
+from backends import MISBEHAVIOURS, certificates, echo_backend, raw_backend, read_head
 from servers import nobody, until
 from yarl import URL
 
-from backendpool_async import Backend, BackendPool
+from backendpool_async import Backend, BackendPool, Balancer
 from backendpool_async.aiohttp import BackendConnector, backend_middleware
 from backendpool_async.aiohttp import connector as connector_module
 from backendpool_async.retries import Retries
@@ -182,6 +183,57 @@ async def test_an_idle_connection_that_the_server_closed_is_not_used() -> None:
                 await until(lambda: raw.open == 0)
                 await asyncio.sleep(0.01)
         assert raw.accepted == 5
+
+
+async def test_a_connection_that_was_closed_in_this_very_moment_is_not_used() -> None:
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+
+        async def answered() -> socket.socket:
+            connection, _ = await loop.sock_accept(listening)
+            assert await loop.sock_recv(connection, 1000)
+            await loop.sock_sendall(connection, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            return connection
+
+        address = "{}:{}".format(*listening.getsockname())
+        async with session_of(Balancer(BackendPool.static([address]))) as s:
+            for _ in range(3):
+                answering = asyncio.create_task(answered())
+                assert (await s.post("http://api/")).status == 200
+                # The loop cannot tell of it before the next request looks for a connection.
+                (await answering).close()
+
+
+async def test_where_sockets_cannot_be_polled_the_loop_is_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connector_module, "_new_poll", None)
+    async with echo_backend() as a, session_of(balancer_of(a)) as s:
+        for _ in range(3):
+            await (await s.get("http://api/")).read()
+        assert a.accepted == 1
+
+
+async def test_an_answer_that_nobody_asked_for_is_given_to_nobody() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n%b"
+    spoke = asyncio.Event()
+
+    async def speaks_again(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        writer.write(answer % b"ok")
+        await spoke.wait()
+        writer.write(answer % b"no")
+        await reader.read()
+
+    async with raw_backend(speaks_again) as raw, session_of(balancer_of(raw)) as s:
+        assert await (await s.get("http://api/")).text() == "ok"
+        spoke.set()
+        assert isinstance(s.connector, BackendConnector)
+        (connection,) = s.connector._known
+        await until(lambda: len(connection) == 1)
+        assert await (await s.get("http://api/")).text() == "ok"
+        assert raw.accepted == 2
 
 
 async def test_an_address_is_never_looked_up() -> None:

@@ -16,6 +16,7 @@ from backendpool_async import BackendPool, Balancer
 from backendpool_async.proxy import BrokenOff, ProxyLimits, ReverseProxy
 from backendpool_async.proxy.complaints import Complaints
 from backendpool_async.proxy.networks import Networks
+from backendpool_async.retries import Retries
 
 Message = MutableMapping[str, Any]
 EMPTY: Message = {"type": "http.request", "body": b"", "more_body": False}
@@ -350,6 +351,43 @@ async def test_a_cancellation_at_any_point_leaves_nothing(case: str) -> None:
         assert failures(proxy) == 0
         await proxy.aclose()
         await servers.until(lambda: not echo.running)
+
+
+ENDLESS = b"HTTP/1.1 200 OK\r\n\r\nhel"
+UNFINISHED = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel"
+
+
+@pytest.mark.parametrize("said", [b"", ENDLESS, UNFINISHED])
+async def test_a_proxy_that_is_closed_under_a_request_blames_nobody(said: bytes) -> None:
+    asked = asyncio.Event()
+
+    async def says(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        writer.write(said)
+        asked.set()
+        await reader.read()
+
+    async with (
+        raw_backend(says) as backend,
+        echo_backend() as other,
+        proxy_for(backend.address, retries=Retries(idempotent=True)) as proxy,
+    ):
+        client = Client(EMPTY)
+        exchanging = asyncio.create_task(proxy(scope(), client.receive, client.send))
+        await asked.wait()
+        proxy._core.balancer.pool.update([backend.address, other.address])
+        if said:
+            await servers.until(lambda: client.body == b"hel")
+        await proxy.aclose()
+        if said:
+            with pytest.raises(BrokenOff, match="closing"):
+                await exchanging
+        else:
+            await exchanging
+            assert client.status == 503
+            assert b"retry-after" in dict(client.sent[0]["headers"])
+        assert (failures(proxy), in_flight(proxy)) == (0, 0)
+        assert not other.requests
 
 
 def test_trouble_is_said_again_after_a_while_with_how_often(

@@ -118,6 +118,18 @@ async def test_a_client_of_http_1_0_sees_a_reset_where_nothing_else_tells() -> N
             await reader.read(-1)
 
 
+async def test_a_client_of_http_1_0_misses_the_last_chunk_under_uvicorn() -> None:
+    async with (
+        raw_backend(MISBEHAVIOURS["resets_mid_chunks"]) as backend,
+        proxied("uvicorn", backend.address) as place,
+        connected(place.address) as (reader, writer),
+    ):
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        answer = await reader.read(-1)
+        assert b"\r\ntransfer-encoding: chunked\r\n" in answer
+        assert not answer.endswith(b"0\r\n\r\n")
+
+
 @each_front
 async def test_more_than_was_announced_is_not_passed_on(front: str) -> None:
     async def too_much(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

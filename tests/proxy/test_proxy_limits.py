@@ -312,7 +312,11 @@ def test_a_limit_out_of_range_is_refused(keywords: dict[str, Any]) -> None:
         {"via": "a b"},
         {"via": 5},
         {"retry_after": 0},
-        {"ssl": True},
+        {"tls": True},
+        {"tls_name": "api.internal"},
+        {"tls_name": 5, "tls": ssl.create_default_context()},
+        {"tls_name": "", "tls": ssl.create_default_context()},
+        {"tls_name": "a b", "tls": ssl.create_default_context()},
         {"key": 5},
     ],
     ids=repr,
@@ -331,5 +335,5 @@ def test_a_proxy_is_for_a_balancer() -> None:
 def test_all_keywords_together_are_taken() -> None:
     balancer = Balancer(BackendPool.static(["10.0.0.1:80"]))
     context = ssl.create_default_context()
-    proxy = ReverseProxy(balancer, host="shop:8080", ssl=context, allow_networks=["::/0"])
+    proxy = ReverseProxy(balancer, host="shop:8080", tls=context, allow_networks=["::/0"])
     assert repr(proxy) == f"<ReverseProxy of {balancer!r}>"

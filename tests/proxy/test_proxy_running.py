@@ -307,15 +307,28 @@ async def test_backends_are_asked_over_tls_in_the_context_that_is_given() -> Non
     context = certificates().client()
     async with (
         echo_backend(tls=certificates().server("127.0.0.1")) as echo,
-        proxied("uvicorn", echo.address, ssl=context) as place,
+        proxied("uvicorn", echo.address, tls=context) as place,
     ):
         assert b" 200 " in await exchange(place.address, GET)
     async with (
         echo_backend(tls=certificates().server("other.test")) as echo,
-        proxied("uvicorn", echo.address, ssl=context) as place,
+        proxied("uvicorn", echo.address, tls=context) as place,
     ):
         assert b" 502 " in await exchange(place.address, GET)
         assert not echo.requests
+
+
+@pytest.mark.parametrize(("name", "status"), [("api.internal", b"200"), ("other.test", b"502")])
+async def test_certificates_are_verified_for_the_name_that_is_given(
+    name: str, status: bytes
+) -> None:
+    context = certificates().client()
+    async with (
+        echo_backend(tls=certificates().server("api.internal")) as echo,
+        proxied("uvicorn", echo.address, tls=context, tls_name=name) as place,
+    ):
+        assert (await exchange(place.address, GET)).startswith(b"HTTP/1.1 %b " % status)
+    assert len(echo.requests) == (status == b"200")
 
 
 NGINX = """

@@ -10,7 +10,15 @@ from unittest import mock
 import aiohttp
 import pytest
 from aiohttp.http import HttpProcessingError
-from backends import MISBEHAVIOURS, connected, raw_backend, read_answer, read_head
+from backends import (
+    MISBEHAVIOURS,
+    certificates,
+    connected,
+    echo_backend,
+    raw_backend,
+    read_answer,
+    read_head,
+)
 from servers import until
 from test_proxy_websocket_messages import HANDSHAKE
 from websocket_fronts import backend, client_of, closed, fronted
@@ -44,6 +52,17 @@ def switching(head: bytes, more: str = "") -> bytes:
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Accept: {accept_key(key)}\r\n{more}\r\n"
     ).encode()
+
+
+async def test_websockets_to_backends_go_over_tls_too() -> None:
+    client_tls = certificates().client()
+    async with (
+        echo_backend(tls=certificates().server("api.internal")) as echo,
+        fronted(SERVER, echo.address, tls=client_tls, tls_name="api.internal") as front,
+        client_of(front, "/ws") as client,
+    ):
+        await client.send("hello")
+        assert await client.recv() == "hello"
 
 
 async def test_words_that_come_with_the_101_are_not_lost() -> None:
@@ -344,6 +363,26 @@ async def test_a_connection_that_was_lost_before_its_use_is_an_error_of_the_netw
     assert lost.is_closed
 
 
+async def test_a_proxy_that_is_closed_during_a_handshake_blames_nobody() -> None:
+    asked = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        asked.set()
+        await reader.read()
+
+    async with (
+        raw_backend(silent) as backend,
+        fronted(SERVER, backend.address) as front,
+        connected(front.address) as (reader, writer),
+    ):
+        writer.write(HANDSHAKE % b"/")
+        await asked.wait()
+        await front.proxy.aclose()
+        assert (await read_answer(reader)).status == 503
+        assert front.state().failures == 0
+
+
 async def test_a_proxy_that_is_closed_ends_the_websockets_that_it_has() -> None:
     async with (
         backend() as echo,
@@ -352,4 +391,6 @@ async def test_a_proxy_that_is_closed_ends_the_websockets_that_it_has() -> None:
     ):
         async with asyncio.timeout(10):
             await front.proxy.aclose()
-        assert (await closed(client))[0] == 1011
+        assert (await closed(client))[0] == 1001
+        await until(lambda: front.state().requests == 1)
+        assert front.state().failures == 0

@@ -38,7 +38,6 @@ class _Handler(BaseHTTPRequestHandler):
     server: ThreadedBackend
 
     def do_GET(self) -> None:
-        self.close_connection = True
         if self.path == "/broken":
             self._begin("Content-Length", "1000")
             self.wfile.write(b"only this")
@@ -66,6 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _begin(self, framing: str, value: str) -> None:
         self.send_response(200)
         self.send_header(framing, value)
+        # Closed unannounced, it may get the next request in the same moment.
+        self.send_header("Connection", "close")
         self.end_headers()
 
 
