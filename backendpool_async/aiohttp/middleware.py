@@ -23,6 +23,7 @@ from aiohttp import (
 )
 from yarl import URL
 
+from backendpool_async.aiohttp.attribution import is_of_line
 from backendpool_async.aiohttp.response_end import release_after_error, release_at_end
 from backendpool_async.backend import Backend
 from backendpool_async.balance.balancer import Balancer
@@ -206,6 +207,10 @@ def _at_backend(logical: URL, backend: Backend) -> URL:
 def _after_error(
     attempts: Attempts, lease: Lease, request: ClientRequest, error: BaseException
 ) -> Lease | None:
+    if is_of_line(error):
+        # There was no connection for it yet, and how long that took is nobody's doing.
+        lease._undo()
+        return None
     if getattr(request._timer, "_cancelled", False):
         # The request's own limit: aiohttp makes an exception of that cancellation further out, and
         # would not wait for the answer of another try.

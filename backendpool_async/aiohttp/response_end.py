@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import traceback
 from functools import partial
 from typing import Final
 
-from aiohttp import ClientConnectionError, ClientRequest, ClientResponse, StreamReader
+from aiohttp import ClientConnectionError, ClientResponse, StreamReader
 from aiohttp.client_proto import ResponseHandler
 
+from backendpool_async.aiohttp.attribution import is_of_body
 from backendpool_async.balance.lease import Lease
 
 _SWITCHING_PROTOCOLS: Final = 101
-_WRITE_BYTES: Final = ClientRequest.write_bytes.__code__
 
 
 def release_at_end(lease: Lease, response: ClientResponse) -> None:
@@ -38,24 +37,7 @@ def release_at_end(lease: Lease, response: ClientResponse) -> None:
 
 def release_after_error(lease: Lease, error: BaseException) -> None:
     """Release the lease; what the request's own body raised says nothing of the backend."""
-    if _is_of_body(error) or (error.__cause__ is not None and _is_of_body(error.__cause__)):
-        error = asyncio.CancelledError()
-    lease.release(error)
-
-
-def _is_of_body(error: BaseException) -> bool:
-    # aiohttp has the same errors for a body that raised them and for a connection that did not take
-    # it: what they went through tells. The first of aiohttp's writer or of what is not aiohttp.
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    if all(frame.f_code is not _WRITE_BYTES for frame in frames):
-        return False
-    for frame in frames:
-        module = frame.f_globals.get("__name__", "")
-        if module == "aiohttp.http_writer":
-            return False
-        if not module.startswith("aiohttp."):
-            return True
-    return True
+    lease.release(asyncio.CancelledError() if is_of_body(error) else error)
 
 
 def _release_with_response(
@@ -66,10 +48,16 @@ def _release_with_response(
         # Not at its end: it was dropped with its session, and the collector came for it.
         lease.release(None if content.is_eof() else asyncio.CancelledError())
     elif type(error) is ClientConnectionError:
-        # aiohttp's mark of a response that is closed before its end. An exception under way is the
-        # reason, unless it is an earlier one that the caller was handling all the time.
-        reason = sys.exception()
-        lease.release(None if reason is handled else reason)
+        # aiohttp's mark of a response that is closed before its end: nothing broke off.
+        raised = sys.exception()
+        if raised is handled:
+            lease.release()
+        elif isinstance(raised, TimeoutError) and getattr(content._timer, "_cancelled", False):
+            # The request's own limit, met in reading.
+            lease.release(raised)
+        else:
+            # All else that the backend did would be told to the content.
+            lease.release(asyncio.CancelledError())
     else:
         lease.release(error)
 

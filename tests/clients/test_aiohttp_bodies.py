@@ -16,7 +16,7 @@ from backends import MISBEHAVIOURS, echo_backend, raw_backend, read_head
 from backends_misbehaving import reset
 from servers import until
 
-from backendpool_async.aiohttp import response_end
+from backendpool_async.aiohttp import attribution, response_end
 
 ERRORS = [
     ConnectionResetError("of the body"),
@@ -113,7 +113,7 @@ def test_what_the_writer_of_aiohttp_raises_is_the_connections(
     def write_bytes() -> None:
         writer["write"]()
 
-    monkeypatch.setattr(response_end, "_WRITE_BYTES", write_bytes.__code__)
+    monkeypatch.setattr(attribution, "_WRITE_BYTES", write_bytes.__code__)
     balancer = balancer_of("127.0.0.1:1")
     lease = balancer.lease().acquire()
     with pytest.raises(ConnectionResetError) as raised:
