@@ -83,12 +83,13 @@ class RetryBudget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """When a request is tried again, each time on a backend that it was not tried on yet.
+    """When a request is tried again, on a backend that it was not tried on yet.
 
     * `attempts`: how often a request is tried in all; 1: there are no retries.
     * `idempotent`: False: only what cannot have been sent, because no connection came about, is
       tried again. True: also a request that broke off before an answer, if its method is
-      idempotent (RFC 9110, section 9.2.2) and its body can be sent once more.
+      idempotent (RFC 9110, section 9.2.2) and its body can be sent once more; where no other
+      backend is left, on one that it broke off at, for that may have been about its connection.
     * `statuses`: with `idempotent`, answers with one of these are not taken but tried again, as
       long as there is another backend to try.
     * `budget`: shared by all requests that share it.
@@ -125,7 +126,7 @@ class Attempts:
     there.
     """
 
-    __slots__ = ("_balancer", "_can_repeat", "_key", "_left", "_retries", "_tried")
+    __slots__ = ("_balancer", "_can_repeat", "_key", "_left", "_refused", "_retries", "_tried")
 
     def __init__(
         self, balancer: Balancer, retries: Retries, key: str | None, *, can_repeat: bool
@@ -136,6 +137,7 @@ class Attempts:
         self._can_repeat = can_repeat and retries.idempotent
         self._left = retries.attempts
         self._tried: tuple[str, ...] = ()
+        self._refused: tuple[str, ...] = ()
 
     def first(self) -> Lease:
         """Return an acquired lease. Raises `NoBackends` when there is none to choose."""
@@ -157,21 +159,24 @@ class Attempts:
         Only for an error that came before the answer.
         """
         failure = self._balancer._outcomes.classify(error)
-        if failure is Failure.CONNECT or (failure is not None and self._can_repeat):
-            return self._another()
+        if failure is Failure.CONNECT:
+            self._refused = (*self._refused, self._tried[-1])
+            return self._another(self._tried)
+        if failure is not None and self._can_repeat:
+            return self._another(self._tried) or self._another(self._refused)
         return None
 
     def after_status(self, status: int) -> Lease | None:
         """Return an acquired lease of another backend; None when the answer is to be taken."""
         if self._can_repeat and status in self._retries.statuses:
-            return self._another()
+            return self._another(self._tried)
         return None
 
-    def _another(self) -> Lease | None:
+    def _another(self, exclude: tuple[str, ...]) -> Lease | None:
         if not self._left or not self._retries.budget.withdraw():
             return None
         try:
-            lease = self.acquire()
+            lease = self._acquired(exclude)
         except NoBackends:
             self._retries.budget.give_back()
             return None
@@ -192,7 +197,10 @@ class Attempts:
 
         Raises `NoBackends` when there is none to choose.
         """
-        lease = self._balancer.lease(self._key, self._tried).acquire()
+        return self._acquired(self._tried)
+
+    def _acquired(self, exclude: tuple[str, ...]) -> Lease:
+        lease = self._balancer.lease(self._key, exclude).acquire()
         self._left -= 1
         self._tried = (*self._tried, lease.backend)
         return lease

@@ -117,6 +117,16 @@ def test_what_may_have_been_sent_is_repeated_only_if_asked_for_and_possible(
     assert tries.after_status(500) is None
 
 
+def test_what_broke_off_is_repeated_where_it_was_if_there_is_no_other_backend() -> None:
+    balancer = Balancer(BackendPool.static([A, B]), ejection=None)
+    tries = attempts(balancer, Retries(attempts=5, idempotent=True), can_repeat=True)
+    leases = [tries.first(), tries.after_error(REFUSED), tries.after_error(RESET)]
+    # The one that refused is not asked once more.
+    first, second, third = (lease.backend for lease in leases if lease)
+    assert first != second == third
+    assert tries.after_status(503) is None
+
+
 @pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt(), NoBackends("none")])
 def test_what_is_not_the_backends_fault_is_not_repeated(
     balancer: Balancer, error: BaseException

@@ -55,6 +55,10 @@ class ConnectorOptions(TypedDict, total=False):
     timeout_ceil_threshold: float
 
 
+class NoLongerListed(aiohttp.ClientConnectionError):
+    """The backend left the list before there was a connection for the request; nothing was sent."""
+
+
 class BackendConnector(aiohttp.TCPConnector):
     """A connector whose connections go with their backends, and grow no older than `max_age`.
 
@@ -63,6 +67,9 @@ class BackendConnector(aiohttp.TCPConnector):
     less, at random, so that not all end at once) is closed as well, when it is idle. One that the
     server closed while it was idle is not used again, and one that was verified for a TLS name is
     used for that name only. A backend that is an IP address is never looked up.
+
+    A request that waits for one of `limit` connections was sent to its backend before; if that
+    has left the list when its turn comes, `backend_middleware` chooses another one.
 
     It is for the pools of all balancers (or pools) that are given; connections to other hosts have
     the maximal age only. Like every connector of aiohttp it belongs to the running event loop, and
@@ -98,6 +105,7 @@ class BackendConnector(aiohttp.TCPConnector):
         self._pools = pools
         self._listed: frozenset[str] = self._list_now()
         self._removed: dict[str, float] = {}
+        self._is_to_follow = False
         self._known: weakref.WeakKeyDictionary[ResponseHandler, _Connection] = (
             weakref.WeakKeyDictionary()
         )
@@ -127,8 +135,10 @@ class BackendConnector(aiohttp.TCPConnector):
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> ResponseHandler:
         # One of the connector's methods that aiohttp documents for subclasses.
-        protocol = await super()._create_connection(req, traces, timeout)
         address = _address(req)
+        if address in self._removed and self._listed and _is_chosen(req):
+            raise NoLongerListed(f"{address} has left the list")
+        protocol = await super()._create_connection(req, traces, timeout)
         expires_at = self._loop.time() + self._max_age * random.uniform(0.8, 1.0)
         self._known[protocol] = _Connection(address, expires_at, _poll_of(protocol))
         if address in self._removed:
@@ -138,11 +148,16 @@ class BackendConnector(aiohttp.TCPConnector):
         return protocol
 
     def _list_changed(self) -> None:
-        # Nothing is to be closed on a loop that was closed.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._follow_lists)
+        # From any thread, and once for changes that follow each other at once: a long list takes
+        # some milliseconds.
+        if not self._is_to_follow:
+            self._is_to_follow = True
+            # Nothing is to be closed on a loop that was closed.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._follow_lists)
 
     def _follow_lists(self) -> None:
+        self._is_to_follow = False
         before, self._listed = self._listed, self._list_now()
         now = self._loop.time()
         self._removed = {
@@ -219,6 +234,11 @@ def _poll_of(protocol: ResponseHandler) -> Poll:
 
 def _see_nothing(_: int) -> list[tuple[int, int]]:
     return []
+
+
+def _is_chosen(request: aiohttp.ClientRequest) -> bool:
+    """Whether a middleware, and not the caller, says where it goes."""
+    return request.url.authority != request.original_url.authority
 
 
 def _address(request: aiohttp.ClientRequest) -> str:

@@ -24,6 +24,7 @@ from aiohttp import (
 from yarl import URL
 
 from backendpool_async.aiohttp.attribution import is_of_line
+from backendpool_async.aiohttp.connector import NoLongerListed
 from backendpool_async.aiohttp.response_end import release_after_error, release_at_end
 from backendpool_async.backend import Backend
 from backendpool_async.balance.balancer import Balancer
@@ -207,6 +208,12 @@ def _at_backend(logical: URL, backend: Backend) -> URL:
 def _after_error(
     attempts: Attempts, lease: Lease, request: ClientRequest, error: BaseException
 ) -> Lease | None:
+    if isinstance(error, NoLongerListed):
+        attempts.undo(lease)
+        try:
+            return attempts.acquire()
+        except NoBackends as none:
+            raise ClientNoBackends(*none.args) from error
     if is_of_line(error):
         # There was no connection for it yet, and how long that took is nobody's doing.
         lease._undo()

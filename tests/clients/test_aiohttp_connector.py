@@ -9,6 +9,7 @@ import threading
 import weakref
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import aiohttp
 import pytest
@@ -72,6 +73,40 @@ async def test_connections_in_use_are_closed_after_their_response() -> None:
                 assert await response.read() == b""
             await until(lambda: a.open == 0, within=SOON)
         assert [state for state in balancer.explain().backends if state.failures] == []
+
+
+async def test_a_request_that_waits_for_a_connection_goes_to_who_is_listed_then() -> None:
+    async with echo_backend() as a, echo_backend() as b:
+        balancer = balancer_of(a)
+        async with session_of(balancer, limit=1) as s:
+            async with s.get("http://api/stream"):
+                waiting = [asyncio.create_task(s.post("http://api/")) for _ in range(3)]
+                await until(lambda: in_flight(balancer) == 4)
+                balancer.pool.update([b.address])
+                await asyncio.sleep(0)
+            for task in waiting:
+                async with await task as response:
+                    assert response.status == 200
+            assert [request.method for request in b.requests] == ["POST"] * 3
+            assert len(a.requests) == 1
+        assert [state.failures for state in balancer.explain().backends] == [0]
+        assert balancer.explain().retries == 0
+
+
+async def test_a_burst_of_changes_is_followed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = BackendPool.static([nobody()])
+    async with BackendConnector(pool) as connector:
+        assert isinstance(connector, BackendConnector)
+        listed = mock.Mock(side_effect=connector._list_now)
+        monkeypatch.setattr(connector, "_list_now", listed)
+        for _ in range(10):
+            pool.update([nobody()])
+        await asyncio.sleep(0)
+        assert listed.call_count == 1
+        assert connector._listed == set(pool.backends())
+        pool.update([])
+        await asyncio.sleep(0)
+        assert listed.call_count == 2
 
 
 async def test_a_connection_that_is_made_after_the_removal_is_used_once() -> None:

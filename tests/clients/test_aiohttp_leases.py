@@ -94,25 +94,31 @@ async def test_nor_does_one_of_another_connection_of_the_callers(error: Exceptio
         assert outcome(balancer) == (0, 0, 0)
 
 
-async def test_waiting_for_one_of_the_sessions_connections_says_nothing_of_the_backend() -> None:
-    for timeout in (aiohttp.ClientTimeout(total=0.05), aiohttp.ClientTimeout(connect=0.05)):
-        async with echo_backend() as a, echo_backend() as b:
-            balancer = balancer_of(a, b)
-            async with session_of(balancer, limit=1, timeout=timeout) as s:
-                async with s.get("http://api/stream", timeout=aiohttp.ClientTimeout()):
-                    for _ in range(2):
-                        with pytest.raises(TimeoutError):
-                            await s.get("http://api/")
-                    waiting = asyncio.create_task(s.get("http://api/", timeout=None))
-                    await asyncio.sleep(0)
-                    waiting.cancel()
-                    with pytest.raises(asyncio.CancelledError):
-                        await waiting
-                    states = balancer.explain().backends
-                    assert [state.failures for state in states] == [0, 0]
-                    assert [state.latency for state in states] == [None, None]
-                    assert in_flight(balancer) == 1
-            assert balancer.explain().retries == 0
+@pytest.mark.parametrize(
+    "timeout", [aiohttp.ClientTimeout(total=0.05), aiohttp.ClientTimeout(connect=0.05)]
+)
+async def test_waiting_for_one_of_the_sessions_connections_says_nothing_of_the_backend(
+    timeout: aiohttp.ClientTimeout,
+) -> None:
+    async with echo_backend() as a, echo_backend() as b:
+        balancer = balancer_of(a, b)
+        async with (
+            session_of(balancer, limit=1, timeout=timeout) as s,
+            s.get("http://api/stream", timeout=aiohttp.ClientTimeout()),
+        ):
+            for _ in range(2):
+                with pytest.raises(TimeoutError):
+                    await s.get("http://api/")
+            waiting = asyncio.create_task(s.get("http://api/"))
+            await until(lambda: in_flight(balancer) == 2)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            states = balancer.explain().backends
+            assert [state.failures for state in states] == [0, 0]
+            assert [state.latency for state in states] == [None, None]
+            assert in_flight(balancer) == 1
+        assert balancer.explain().retries == 0
 
 
 async def test_what_the_caller_was_handling_before_does_not_count() -> None:

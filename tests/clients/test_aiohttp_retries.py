@@ -16,7 +16,7 @@ from backends import MISBEHAVIOURS, certificates, echo_backend, raw_backend, rea
 from backends_misbehaving import reset
 from servers import nobody, until
 
-from backendpool_async import Balancer, Failure, NoBackends
+from backendpool_async import Balancer, Failure
 from backendpool_async.aiohttp import BackendConnector, backend_middleware
 from backendpool_async.balance.candidate import Candidate
 from backendpool_async.retries import Retries, RetryBudget
@@ -383,13 +383,21 @@ async def test_an_expectation_is_awaited_anew() -> None:
     assert bodies == [b"body"]
 
 
-async def test_a_retry_finds_no_backend_when_there_is_only_one() -> None:
-    async with broken(1) as (handler, backends):
-        async with session_of(balancer_of(*backends), retries=IDEMPOTENT) as s:
-            with pytest.raises(aiohttp.ClientError) as caught:
-                await s.get("http://api/")
-        assert not isinstance(caught.value, NoBackends)
-        assert handler.requests == 1
+async def test_a_retry_finds_no_backend_when_the_only_one_refuses() -> None:
+    balancer = balancer_of(nobody())
+    async with session_of(balancer, retries=IDEMPOTENT) as s:
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await s.get("http://api/")
+    assert balancer.explain().retries == 0
+
+
+async def test_a_kept_connection_that_breaks_off_is_replaced_though_there_is_one_backend() -> None:
+    async with raw_backend(MISBEHAVIOURS["resets_second_request"]) as raw:
+        async with session_of(balancer_of(raw), retries=IDEMPOTENT) as s:
+            for _ in range(3):
+                async with s.get("http://api/") as response:
+                    assert await response.text() == "ok"
+        assert raw.accepted == 3
 
 
 async def test_a_request_that_is_cancelled_between_two_tries_leaves_no_lease() -> None:
