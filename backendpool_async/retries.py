@@ -37,7 +37,7 @@ class RetryBudget:
     [True, True, False]
     """
 
-    __slots__ = ("_at", "_clock", "_reserve", "_share", "_tokens", "_window")
+    __slots__ = ("_at", "_clock", "_moment", "_reserve", "_share", "_tokens", "_window")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class RetryBudget:
     ) -> None:
         self._share = share_or_0("share", share)
         self._window = seconds("window", window)
+        self._moment = self._window / 1000
         # Of `at_least` a second nothing is used in quiet times: so much gathers.
         self._reserve = seconds_or_0("at_least", at_least) * self._window
         self._clock = clock
@@ -57,12 +58,15 @@ class RetryBudget:
 
     def deposit(self) -> None:
         """Take note of one request."""
-        self._fade()
+        now = self._clock()
+        # Nobody can tell a thousandth of the window, and each request comes through here.
+        if now >= self._at + self._moment:
+            self._fade(now)
         self._tokens += self._share
 
     def withdraw(self) -> bool:
         """Return whether there may be one retry more, which is counted then."""
-        self._fade()
+        self._fade(self._clock())
         # A fifth added five times is not quite one.
         if self._tokens < 1.0 - 1e-6:
             return False
@@ -73,8 +77,7 @@ class RetryBudget:
         """Say that a retry was not made after all."""
         self._tokens += 1.0
 
-    def _fade(self) -> None:
-        now = self._clock()
+    def _fade(self, now: float) -> None:
         # Towards the reserve, from either side.
         left = math.exp((self._at - now) / self._window)
         self._tokens = self._reserve + (self._tokens - self._reserve) * left

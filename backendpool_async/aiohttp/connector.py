@@ -207,7 +207,7 @@ class BackendConnector(aiohttp.TCPConnector):
         self._age_timer = self._loop.call_at(at, end_old_age)
 
     def _list_now(self) -> frozenset[str]:
-        return frozenset(backend for pool in self._pools for backend in pool.backends())
+        return frozenset().union(*(pool.backends() for pool in self._pools))
 
 
 class _Connection(NamedTuple):
