@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
-import select
 import socket
 import ssl
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict, Unpack
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Final, TypedDict, Unpack, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -18,6 +20,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
+from backendpool_async.aiohttp.kept import KeptConnection
 from backendpool_async.backend import Backend
 from backendpool_async.balance.balancer import Balancer
 from backendpool_async.keywords import seconds
@@ -26,12 +29,8 @@ from backendpool_async.pool import BackendPool
 if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
 
-# Windows has none, and its loop reads ahead.
-_new_poll: Final[Callable[[], select.poll] | None] = getattr(select, "poll", None)
 # A request may have chosen a backend so long before a connection to it is made.
 _REMEMBERED: Final = 600.0
-
-Poll = Callable[[int], list[tuple[int, int]]]
 
 
 class ConnectorOptions(TypedDict, total=False):
@@ -106,9 +105,8 @@ class BackendConnector(aiohttp.TCPConnector):
         self._listed: frozenset[str] = self._list_now()
         self._removed: dict[str, float] = {}
         self._is_to_follow = False
-        self._known: weakref.WeakKeyDictionary[ResponseHandler, _Connection] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._factory = partial(KeptConnection, self._loop)  # type: ignore[assignment]  # more of it
+        self._known: weakref.WeakSet[KeptConnection] = weakref.WeakSet()
         self._age_timer: asyncio.TimerHandle | None = None
         self._stop_following = [pool._tell(self, BackendConnector._list_changed) for pool in pools]
 
@@ -120,16 +118,18 @@ class BackendConnector(aiohttp.TCPConnector):
             self._age_timer.cancel()
         await super().close(abort_ssl=abort_ssl)
 
-    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
-        # Not documented for subclasses, so tests pin it. aiohttp itself knows of an end only once
-        # the loop has told of it, and takes an answer that nobody asked for as that to the next
-        # request.
-        while (kept := await super()._get(key, traces)) is not None:
-            protocol = kept.protocol
-            if protocol is not None and not len(protocol) and self._known[protocol].is_quiet():
-                return kept
+    def _get(
+        self, key: ConnectionKey, traces: list[Trace]
+    ) -> Coroutine[None, None, Connection | None]:
+        # Not documented for subclasses, so tests pin it: it takes the first that is open and young
+        # enough. No coroutine of its own, because every request comes through here.
+        keepalive = self._keepalive_timeout
+        oldest = -math.inf if keepalive is None else monotonic() - keepalive
+        for kept, since in self._conns.get(key, ()):
+            if since >= oldest and kept.is_quiet():  # type: ignore[attr-defined]  # _factory's
+                break
             kept.close()
-        return None
+        return super()._get(key, traces)
 
     async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
@@ -138,9 +138,11 @@ class BackendConnector(aiohttp.TCPConnector):
         address = _address(req)
         if address in self._removed and self._listed and _is_chosen(req):
             raise NoLongerListed(f"{address} has left the list")
-        protocol = await super()._create_connection(req, traces, timeout)
+        made = await super()._create_connection(req, traces, timeout)
+        protocol = cast(KeptConnection, made)
         expires_at = self._loop.time() + self._max_age * random.uniform(0.8, 1.0)
-        self._known[protocol] = _Connection(address, expires_at, _poll_of(protocol))
+        protocol.address, protocol.expires_at = address, expires_at
+        self._known.add(protocol)
         if address in self._removed:
             protocol.force_close()
         if self._age_timer is None:
@@ -167,24 +169,18 @@ class BackendConnector(aiohttp.TCPConnector):
         }
         gone = before - self._listed
         self._removed.update(dict.fromkeys(gone, now))
-        self._retire([protocol for protocol, known in self._known.items() if known.address in gone])
+        self._retire([each for each in self._known if each.address in gone])
 
     def _end_old_age(self) -> None:
         self._age_timer = None
         now = self._loop.time()
-        left = []
-        old = []
-        for protocol, known in self._known.items():
-            if known.expires_at <= now:
-                old.append(protocol)
-            else:
-                left.append(known.expires_at)
+        old = [each for each in self._known if each.expires_at <= now]
         self._retire(old)
-        for protocol in old:
-            del self._known[protocol]
-        if left:
+        self._known.difference_update(old)
+        if self._known:
+            first = min(each.expires_at for each in self._known)
             # Many connections that were made one after another do not wake the loop for each.
-            self._set_age_timer(max(min(left), now + self._max_age / 100))
+            self._set_age_timer(max(first, now + self._max_age / 100))
 
     def _retire(self, protocols: Collection[ResponseHandler]) -> None:
         """Close those that are idle, and let the others be closed after their response."""
@@ -208,32 +204,6 @@ class BackendConnector(aiohttp.TCPConnector):
 
     def _list_now(self) -> frozenset[str]:
         return frozenset().union(*(pool.backends() for pool in self._pools))
-
-
-class _Connection(NamedTuple):
-    """Where a connection leads, when it is too old, on the loop's clock, and what looks at it."""
-
-    address: str
-    expires_at: float
-    poll: Poll
-
-    def is_quiet(self) -> bool:
-        """Whether nothing has come that the loop has not told of, not even the end."""
-        return not self.poll(0)
-
-
-def _poll_of(protocol: ResponseHandler) -> Poll:
-    transport = protocol.transport
-    # It may be lost already.
-    if _new_poll is None or transport is None:
-        return _see_nothing
-    poller = _new_poll()
-    poller.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-    return poller.poll
-
-
-def _see_nothing(_: int) -> list[tuple[int, int]]:
-    return []
 
 
 def _is_chosen(request: aiohttp.ClientRequest) -> bool:

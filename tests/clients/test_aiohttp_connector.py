@@ -19,7 +19,7 @@ from servers import nobody, until
 from yarl import URL
 
 from backendpool_async import Backend, BackendPool, Balancer
-from backendpool_async.aiohttp import BackendConnector, backend_middleware
+from backendpool_async.aiohttp import BackendConnector, backend_middleware, kept
 from backendpool_async.aiohttp import connector as connector_module
 from backendpool_async.retries import Retries
 
@@ -240,10 +240,29 @@ async def test_a_connection_that_was_closed_in_this_very_moment_is_not_used() ->
                 (await answering).close()
 
 
+async def test_nor_is_it_behind_one_that_has_been_idle_for_too_long() -> None:
+    async with echo_backend() as a, session_of(balancer_of(a)) as s:
+        both = await asyncio.gather(*(s.get("http://api/stream") for _ in range(2)))
+        for response in both:
+            a.chunks.put_nowait(None)
+            await response.read()
+        assert isinstance(s.connector, BackendConnector)
+        (idle,) = s.connector._conns.values()
+        (first, since), (second, _) = idle
+        idle[0] = (first, since - 1000)
+        second._poll = lambda _: [(0, 0)]  # type: ignore[attr-defined]  # something came
+        await (await s.get("http://api/")).read()
+        assert a.accepted == 3
+
+
+async def test_a_connection_that_is_not_open_is_not_quiet() -> None:
+    assert not kept.KeptConnection(asyncio.get_running_loop()).is_quiet()
+
+
 async def test_where_sockets_cannot_be_polled_the_loop_is_believed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connector_module, "_new_poll", None)
+    monkeypatch.setattr(kept, "_new_poll", None)
     async with echo_backend() as a, session_of(balancer_of(a)) as s:
         for _ in range(3):
             await (await s.get("http://api/")).read()
