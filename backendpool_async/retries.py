@@ -187,13 +187,15 @@ class Attempts:
         return lease
 
     def undo(self, lease: Lease) -> None:
-        """End the lease of the latest try, which was not begun: nothing is counted or measured.
+        """End the lease of a retry that is not made after all: nothing is counted or measured.
 
-        Another may be acquired for it.
+        The budget has it back.
         """
         lease._undo()
         self._left += 1
         self._tried = self._tried[:-1]
+        self._retries.budget.give_back()
+        self._balancer._retries -= 1
 
     def acquire(self) -> Lease:
         """Return an acquired lease of a backend that was not tried yet, whatever the budget says.

@@ -179,22 +179,20 @@ def test_the_statuses_are_the_retries_own() -> None:
     assert retries.statuses == frozenset({503})
 
 
-def test_a_try_that_was_not_begun_counts_for_nothing(balancer: Balancer) -> None:
-    tries = attempts(balancer, Retries(attempts=1))
-    tries.undo(tries.first())
-    lease = tries.acquire()
-    assert tries.after_error(REFUSED) is None
-    states = balancer.explain().backends
-    assert sum(state.in_flight for state in states) == 1
-    assert {state.latency for state in states} == {None}
-    lease.release()
-    assert sum(state.requests for state in balancer.explain().backends) == 1
-
-
-def test_the_backend_of_a_try_that_was_not_begun_may_be_chosen_again() -> None:
-    tries = attempts(Balancer(BackendPool.static([A])))
-    tries.undo(tries.first())
-    assert tries.acquire().backend == A
+def test_a_retry_that_was_not_made_counts_for_nothing(balancer: Balancer) -> None:
+    budget = RetryBudget(0, at_least=0.1)
+    tries = attempts(balancer, Retries(attempts=2, budget=budget))
+    tries.first().release(REFUSED)
+    before = balancer.explain()
+    for _ in range(3):
+        another = tries.after_error(REFUSED)
+        assert another is not None
+        tries.undo(another)
+    assert balancer.explain().retries == 0
+    assert [(each.picks, each.requests, each.latency) for each in balancer.explain().backends] == [
+        (each.picks, each.requests, each.latency) for each in before.backends
+    ]
+    assert sum(each.in_flight for each in balancer.explain().backends) == 0
 
 
 def test_a_first_try_that_the_caller_made_counts_as_one(balancer: Balancer) -> None:

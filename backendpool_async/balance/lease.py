@@ -142,6 +142,7 @@ class Lease:
         # It never began: nothing came of it, and how long it took is nobody's doing.
         self._lender = None
         self._held.pop()
+        self._candidate.picks -= 1  # type: ignore[union-attr]  # it was acquired
 
     async def __aenter__(self) -> Self:
         return self.acquire()

@@ -9,6 +9,7 @@ from backendpool_async.backend import Backend
 from backendpool_async.httpx.dialer import Dialer
 from backendpool_async.httpx.flavour import Flavour
 from backendpool_async.httpx.leftovers import has_leftovers
+from backendpool_async.httpx.slots import Slots
 
 if TYPE_CHECKING:
     import httpcore
@@ -17,16 +18,22 @@ if TYPE_CHECKING:
 _MAX_STREAMS: Final = 100
 
 
-class Place(NamedTuple):
-    """Where a connection leads: those of the same place may serve for one another.
+class Kind(NamedTuple):
+    """What a request asks of a connection, whatever backend that leads to.
 
     `server_name` is what the server's certificate is verified for, None without TLS.
     """
 
     flavour: Flavour
-    backend: Backend
     scheme: bytes
     server_name: str | None
+
+
+class Place(NamedTuple):
+    """Where a connection leads: those of the same place may serve for one another."""
+
+    kind: Kind
+    backend: Backend
 
 
 class Connection:
@@ -34,6 +41,7 @@ class Connection:
 
     __slots__ = (
         "dialer",
+        "has_slot",
         "http",
         "idle_until",
         "is_retired",
@@ -52,6 +60,7 @@ class Connection:
         self.retire_at: float = retire_at
         self.idle_until: float = 0.0
         self.streams: int = 1
+        self.has_slot: bool = True
         self.is_retired: bool = False
         self.opened: asyncio.Future[Exception | None] | None = None
         """While others wait to learn whether they may share it: resolved when it is open."""
@@ -100,10 +109,12 @@ class Stack:
         "opening",
         "place",
         "shared",
+        "slots",
     )
 
-    def __init__(self, place: Place, generation: int, *, multiplexes: bool) -> None:
+    def __init__(self, place: Place, generation: int, slots: Slots, *, multiplexes: bool) -> None:
         self.place: Place = place
+        self.slots: Slots = slots
         self.generation: int = generation
         self.multiplexes: bool = multiplexes
         self.connections: set[Connection] = set()
@@ -128,8 +139,13 @@ class Stack:
             self.opening = None
             self.multiplexes = multiplexes
             if multiplexes:
-                self.shared.append(connection)
+                self.share(connection)
             connection.tell_opened(None)
+
+    def share(self, connection: Connection) -> None:
+        """Let others join the one request that it has."""
+        self.shared.append(connection)
+        self.slots.wake(self.place.kind)
 
     def failed_to_open(self, connection: Connection, error: Exception | None) -> None:
         """Tell those who wait for a connection that it did not open; None: they may try."""
@@ -139,7 +155,7 @@ class Stack:
 
     def url(self, target: bytes) -> httpcore.URL:
         """Return where a request goes in fact."""
-        flavour, backend, scheme, _ = self.place
+        (flavour, scheme, _), backend = self.place
         return flavour.url(
             scheme=scheme, host=backend.host.encode(), port=backend.port, target=target
         )

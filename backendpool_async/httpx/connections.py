@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import math
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Mapping
-from typing import Final
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Final, TypeVar
 
+from backendpool_async.backend import Backend
 from backendpool_async.balance.balancer import Balancer
-from backendpool_async.httpx.connection import Connection, Place, Stack
+from backendpool_async.httpx.connection import Connection, Kind, Place, Stack
 from backendpool_async.httpx.dialer import Dialer
 from backendpool_async.httpx.flavour import Flavour
 from backendpool_async.httpx.settings import Settings
@@ -20,10 +21,7 @@ from backendpool_async.httpx.slots import Slots
 _SWEEP: Final = 1.0
 _CLOSED: Final = "the transport was closed"
 TLS_SCHEMES: Final = frozenset({b"https", b"wss"})
-
-
-class SlotsTaken(Exception):
-    """As many connections are in use as there may be."""
+T = TypeVar("T")
 
 
 class Connections:
@@ -32,6 +30,10 @@ class Connections:
     Everything is decided at once, and only then waited for. A connection is closed by a task of
     its own, which no cancelled request can take along; `aclose` waits for those, and an event loop
     that ends in order (`asyncio.Runner`, `asyncio.run`) has `aclose` run.
+
+    A request takes a slot before its backend is chosen: none is chosen that is not asked then. The
+    slot goes over to the connection that is acquired with it. While all slots are taken, a request
+    may `join` a connection that others share.
     """
 
     def __init__(self, balancer: Balancer, settings: Settings) -> None:
@@ -54,59 +56,85 @@ class Connections:
         """Let the end of the event loop close them."""
         await anext(self._keeper)
 
-    async def acquire(
-        self,
-        place: Place,
-        generation: int,
-        timeouts: Mapping[str, float | None],
-        *,
-        has_slot: bool,
-    ) -> Connection:
-        """Return a connection for one request: a shared one, an idle one, or a new one.
+    async def load_context(self, flavour: Flavour) -> None:
+        """Have in the settings what a library verifies servers with."""
+        if flavour not in self._settings.contexts:
+            await self._settings.load_context(flavour)
 
-        `generation`: of the list that the backend was chosen from. `has_slot`: whether `free_slot`
-        was waited for, after this raised `SlotsTaken`. Raises what opening one that is to be shared
-        raised.
-        """
-        # Whoever has a slot has been here before, and loses it to no wait.
-        if place.server_name is not None and place.flavour not in self._settings.contexts:
-            await self._settings.load_context(place.flavour)
-        while True:
-            stack = self._stacks.get(place)
-            if stack is not None and stack.multiplexes:
-                shared = stack.joinable(self.loop.time())
-                if has_slot and (shared is not None or stack.opening is not None):
-                    has_slot = False
-                    self._slots.give()
-                if shared is not None:
-                    shared.streams += 1
-                    return shared
-                if stack.opening is not None:
-                    await self._until_open(stack.opening, timeouts.get("connect"))
-                    continue
-            if not (has_slot or self._slots.take_now()):
-                raise SlotsTaken
-            if self._is_closed:
-                self._slots.give()
-                raise RuntimeError(_CLOSED)
-            stack = stack or self._made(place, generation)
-            return self._popped(stack) or self._opened(stack)
+    def take_slot_now(self) -> bool:
+        """Take a slot if one is free."""
+        return self._slots.take_now()
 
-    async def free_slot(self, flavour: Flavour, timeout: float | None) -> None:
-        """Wait for a slot for a connection, before a backend is chosen.
+    async def take_slot(
+        self, kind: Kind, timeout: float | None, without: Callable[[], T | None]
+    ) -> T | None:
+        """Wait for a slot, and return None with one, or what `without` returned instead of one.
 
-        Raises the network library's ``PoolTimeout`` when none becomes free in time.
+        `without` is asked whenever a connection of the kind has room for more requests. Raises the
+        network library's ``PoolTimeout`` when none becomes free in time.
         """
         try:
-            await self._slots.take(timeout)
+            return await self._slots.take(timeout, kind, without)
         except TimeoutError:
-            raise flavour.pool_timeout(
+            raise kind.flavour.pool_timeout(
                 f"all {self._settings.max_connections} connections are in use"
             ) from None
 
     def give_slot(self) -> None:
         """Give back a slot that no connection was acquired with."""
         self._slots.give()
+
+    async def acquire(
+        self, place: Place, generation: int, timeouts: Mapping[str, float | None]
+    ) -> Connection:
+        """Return a connection for one request: a shared one, an idle one, or a new one.
+
+        It takes over the slot that the caller has, or gives it back; the caller keeps it when this
+        raises, which is what opening one that is to be shared raised. `generation`: of the list
+        that the backend was chosen from.
+        """
+        while True:
+            shared = self.join(place)
+            if shared is not None:
+                self._slots.give()
+                return shared
+            stack = self._stacks.get(place)
+            if stack is None or not stack.multiplexes or stack.opening is None:
+                break
+            await self._until_open(stack.opening, timeouts.get("connect"))
+        if self._is_closed:
+            raise RuntimeError(_CLOSED)
+        stack = stack or self._made(place, generation)
+        return self._popped(stack) or self._opened(stack)
+
+    def backends_with_room(self, kind: Kind) -> set[Backend]:
+        """Return those that `join` succeeds with now."""
+        now = self.loop.time()
+        return {
+            stack.place.backend
+            for stack in self._stacks.values()
+            if stack.shared and stack.place.kind == kind and stack.joinable(now) is not None
+        }
+
+    def join(self, place: Place) -> Connection | None:
+        """Return a connection that others share, for one request more; None: there is none."""
+        stack = self._stacks.get(place)
+        shared = None
+        if stack is not None and stack.shared:
+            shared = stack.joinable(self.loop.time())
+            if shared is not None:
+                shared.streams += 1
+        return shared
+
+    def cede(self, connection: Connection) -> bool:
+        """Leave its slot to the one request that uses it, before the release; False: others do."""
+        if connection.streams > 1 or not connection.has_slot:
+            return False
+        connection.has_slot = False
+        if connection.stack.multiplexes:
+            # Nobody may join it any more.
+            self._retire(connection)
+        return True
 
     def release(self, connection: Connection, *, complete: bool) -> None:
         """Take a connection back from one request; `complete`: whether that ran to its end."""
@@ -119,9 +147,11 @@ class Connections:
             # What the server sends to a stream that was left is never acknowledged.
             self._retire(connection)
         if connection.streams:
+            self._slots.wake(stack.place.kind)
             return
-        self._slots.give()
-        if stack.multiplexes and connection in stack.shared:
+        if connection.has_slot:
+            self._slots.give()
+        if connection in stack.shared:
             stack.shared.remove(connection)
         now = self.loop.time()
         if connection.is_idle() and now < connection.retire_at and self._is_listed(stack):
@@ -169,8 +199,8 @@ class Connections:
 
     def _made(self, place: Place, generation: int) -> Stack:
         settings = self._settings
-        multiplexes = settings.http2 and (place.scheme in TLS_SCHEMES or not settings.http1)
-        stack = self._stacks[place] = Stack(place, generation, multiplexes=multiplexes)
+        multiplexes = settings.http2 and (place.kind.scheme in TLS_SCHEMES or not settings.http1)
+        stack = self._stacks[place] = Stack(place, generation, self._slots, multiplexes=multiplexes)
         return stack
 
     async def _until_open(self, opening: Connection, timeout: float | None) -> None:
@@ -178,7 +208,7 @@ class Connections:
             opening.opened = self.loop.create_future()
         await asyncio.wait({opening.opened}, timeout=timeout)
         if not opening.opened.done():
-            raise opening.stack.place.flavour.connect_timeout(
+            raise opening.stack.place.kind.flavour.connect_timeout(
                 "the connection to share was not open in time"
             )
         error = opening.opened.result()
@@ -192,9 +222,9 @@ class Connections:
             connection = stack.idle.pop()
             del self._idle[connection]
             if connection.is_usable(now):
-                connection.streams = 1
+                connection.streams, connection.has_slot = 1, True
                 if stack.multiplexes:
-                    stack.shared.append(connection)
+                    stack.share(connection)
                 return connection
             self._drop(connection)
         return None
@@ -204,10 +234,11 @@ class Connections:
         if settings.max_connections is not None and len(self._all) >= settings.max_connections:
             # There is a slot, so one of them is idle, for another place.
             self._drop_longest_idle()
-        dialer = Dialer(place.flavour.network_backend)
-        http = place.flavour.connection(
+        flavour = place.kind.flavour
+        dialer = Dialer(flavour.network_backend)
+        http = flavour.connection(
             stack.url(b"/").origin,
-            ssl_context=settings.contexts.get(place.flavour),
+            ssl_context=settings.contexts.get(flavour),
             http1=settings.http1,
             http2=settings.http2,
             local_address=settings.local_address,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from backendpool_async.backend import Backend
 from backendpool_async.balance.lease import Lease
-from backendpool_async.httpx.connection import Connection, OpeningTrace, Place
+from backendpool_async.httpx.connection import Connection, Kind, OpeningTrace, Place
 from backendpool_async.httpx.connections import TLS_SCHEMES, Connections
 from backendpool_async.httpx.flavour import AsyncByteStream, Flavour
 
@@ -23,57 +24,88 @@ _DRAINING: Final = 0.05
 
 
 class OutgoingRequest:
-    """A request as its library has it, and as the network library is to have it, once a try."""
+    """A request as its library has it, and as the network library is to have it, once a try.
+
+    It is sent with a slot for a connection (`has_slot`), or on a connection that it `joined`.
+    """
 
     __slots__ = (
         "body",
         "extensions",
         "flavour",
+        "has_slot",
         "is_replayable",
+        "joined",
+        "kind",
         "request",
-        "scheme",
-        "server_name",
+        "timeouts",
     )
 
     def __init__(self, request: httpx.Request, flavour: Flavour) -> None:
         self.request: httpx.Request = request
         self.flavour: Flavour = flavour
         url, extensions = request.url, request.extensions
-        self.scheme: bytes = url.raw_scheme
-        if self.scheme not in _SCHEMES:
+        scheme = url.raw_scheme
+        if scheme not in _SCHEMES:
             raise flavour.unsupported_protocol(f"{url.scheme!r} is neither 'http' nor 'https'")
-        self.server_name: str | None = None
-        if self.scheme in TLS_SCHEMES:
-            self.server_name = extensions.get("sni_hostname") or url.raw_host.decode("ascii")
-            extensions = {**extensions, "sni_hostname": self.server_name}
+        server_name: str | None = None
+        if scheme in TLS_SCHEMES:
+            server_name = extensions.get("sni_hostname") or url.raw_host.decode("ascii")
+            extensions = {**extensions, "sni_hostname": server_name}
+        self.kind: Kind = Kind(flavour, scheme, server_name)
         self.extensions: dict[str, Any] = extensions  # as the library types them
+        self.timeouts: Mapping[str, float | None] = extensions.get("timeout", {})
         self.is_replayable: bool = isinstance(request.stream, flavour.byte_stream)
         self.body: Any = request.stream if self.is_replayable else OnceBody(request.stream)
+        self.has_slot: bool = False
+        self.joined: Connection | None = None
 
     def can_be_sent(self) -> bool:
         """Whether the whole body is still there."""
         return self.is_replayable or not self.body.begun
 
-    async def send(
-        self, connections: Connections, lease: Lease, generation: int, *, has_slot: bool
-    ) -> tuple[httpcore.Response, Connection]:
-        """Send it to the backend of the lease, and return the answer's head.
+    def hold_for(
+        self, backend: Backend, connections: Connections, used: Connection | None = None
+    ) -> bool:
+        """Hold what another try needs, if that is to have without waiting; return whether it is.
 
-        `has_slot`: whether a slot for a connection was taken for it. Raises `SlotsTaken`, and what
-        the network library raises; then the connection and the slot are given back already.
+        `used`: the one that it will have done with by then.
         """
-        flavour = self.flavour
-        place = Place(flavour, lease.backend, self.scheme, self.server_name)
-        timeouts = self.extensions.get("timeout", {})
+        self.has_slot = (
+            self.has_slot
+            or connections.take_slot_now()
+            or (used is not None and connections.cede(used))
+        )
+        if not self.has_slot:
+            self.joined = connections.join(Place(self.kind, backend))
+        return self.has_slot or self.joined is not None
+
+    def give_up(self, connections: Connections) -> None:
+        """Give back what it held and was not sent with."""
+        joined, self.joined = self.joined, None
+        if joined is not None:
+            connections.release(joined, complete=True)
+        if self.has_slot:
+            self.has_slot = False
+            connections.give_slot()
+
+    async def send(
+        self, connections: Connections, backend: Backend, generation: int
+    ) -> tuple[httpcore.Response, Connection]:
+        """Send it to the backend, and return the answer's head.
+
+        Raises what the network library raises; then the connection is given back already, and its
+        slot is kept for another try if no other request uses it.
+        """
+        flavour, place = self.flavour, Place(self.kind, backend)
         while True:
-            connection = await connections.acquire(place, generation, timeouts, has_slot=has_slot)
-            has_slot = False
+            connection = await self._connection_to(place, connections, generation)
             try:
                 return await connection.http.handle_async_request(
                     self._built_for(connection)
                 ), connection
             except flavour.connection_not_available as error:
-                connections.release(connection, complete=False)
+                self._part_with(connection, connections)
                 if not self.can_be_sent():
                     raise flavour.stream_broken(
                         "the connection was closed by the server"
@@ -81,8 +113,28 @@ class OutgoingRequest:
             except BaseException as error:
                 if isinstance(error, (flavour.connect_error, flavour.connect_timeout)):
                     connection.stack.failed_to_open(connection, error)
-                connections.release(connection, complete=False)
+                self._part_with(connection, connections)
                 raise
+
+    async def _connection_to(
+        self, place: Place, connections: Connections, generation: int
+    ) -> Connection:
+        held = self.has_slot or self.joined is not None
+        if not held and not self.hold_for(place.backend, connections):
+            # The connection ended before this was sent, but others still use it.
+            self.joined = await connections.take_slot(
+                self.kind, self.timeouts.get("pool"), lambda: connections.join(place)
+            )
+            self.has_slot = self.joined is None
+        connection, self.joined = self.joined, None
+        if connection is None:
+            connection = await connections.acquire(place, generation, self.timeouts)
+            self.has_slot = False
+        return connection
+
+    def _part_with(self, connection: Connection, connections: Connections) -> None:
+        self.has_slot = connections.cede(connection)
+        connections.release(connection, complete=False)
 
     def _built_for(self, connection: Connection) -> httpcore.Request:
         request, extensions, stack = self.request, self.extensions, connection.stack

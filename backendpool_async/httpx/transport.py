@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, Final, overload
 
 from backendpool_async.balance.balancer import Balancer
 from backendpool_async.balance.lease import Lease
-from backendpool_async.errors import counted
-from backendpool_async.httpx.connections import Connections, SlotsTaken
+from backendpool_async.errors import NoBackends, counted
+from backendpool_async.httpx.connection import Connection, Place
+from backendpool_async.httpx.connections import Connections
 from backendpool_async.httpx.exchange import BodyError, OutgoingRequest, ResponseBody
 from backendpool_async.httpx.flavour import FLAVOURS, AsyncBaseTransport, Flavour
 from backendpool_async.httpx.settings import Settings, SocketOption
@@ -24,6 +26,7 @@ from backendpool_async.retries import (
 )
 
 if TYPE_CHECKING:
+    import httpcore
     import httpx
     import httpx2
 
@@ -153,81 +156,127 @@ class BackendTransport(AsyncBaseTransport):
 
     async def _answered(self, outgoing: OutgoingRequest) -> httpx.Response:
         connections = self._connections.get(asyncio.get_running_loop()) or await self._begun()
+        if outgoing.kind.server_name is not None:
+            await connections.load_context(outgoing.flavour)
         request = outgoing.request
+        key = None if self._key is None else self._key(request)
         attempts = Attempts(
             self._balancer,
             self._retries,
-            None if self._key is None else self._key(request),
+            key,
             can_repeat=outgoing.is_replayable and request.method in IDEMPOTENT_METHODS,
         )
-        lease, has_slot = attempts.first(), False
-        while True:
-            generation = self._balancer._view.snapshot.generation
-            try:
-                answer, connection = await outgoing.send(
-                    connections, lease, generation, has_slot=has_slot
-                )
-            except SlotsTaken:
-                lease = await _chosen_with_slot(outgoing, connections, attempts, lease)
-                has_slot = True
-                continue
-            except BaseException as error:
-                told = outgoing.flavour.translated(error, request)
-                lease.release(connections.fault(told))
-                another = None
-                # A cancellation is never tried again, whatever the classifier makes of it.
-                if isinstance(error, Exception) and outgoing.can_be_sent():
-                    another = attempts.after_error(told)
-                if another is None:
+        try:
+            if connections.take_slot_now():
+                outgoing.has_slot = True
+                lease = attempts.first()
+            else:
+                lease = await self._first_in_line(outgoing, connections, attempts, key)
+            while True:
+                generation = self._balancer._view.snapshot.generation
+                try:
+                    answer, connection = await outgoing.send(connections, lease.backend, generation)
+                except BaseException as error:
+                    told = outgoing.flavour.translated(error, request)
+                    lease.release(connections.fault(told))
+                    another = None
+                    # A cancellation is never tried again, whatever the classifier makes of it.
+                    if isinstance(error, Exception) and outgoing.can_be_sent():
+                        another = attempts.after_error(told)
+                    if another is None or not _is_made(another, attempts, outgoing, connections):
+                        raise
+                    lease = another
+                    continue
+                body = ResponseBody(answer.stream, outgoing, connections, connection, lease)
+                try:
+                    another = self._after_answer(answer.status, lease, attempts)
+                    if another is None or not _is_made(
+                        another, attempts, outgoing, connections, connection
+                    ):
+                        return _response(answer, body, lease, outgoing)
+                except BaseException:
+                    await body.aclose()
                     raise
-                lease, has_slot = another, False
-                continue
-            body = ResponseBody(answer.stream, outgoing, connections, connection, lease)
-            another = None
+                await _closed(body, another, attempts)
+                lease = another
+        finally:
+            outgoing.give_up(connections)
+
+    async def _first_in_line(
+        self,
+        outgoing: OutgoingRequest,
+        connections: Connections,
+        attempts: Attempts,
+        key: str | None,
+    ) -> Lease:
+        def joined() -> Lease | None:
+            """Choose among the backends with a connection that one request more may share."""
+            backends = connections.backends_with_room(outgoing.kind)
+            if not backends:
+                return None
+            others = frozenset(self._balancer.pool.backends()).difference(backends)
             try:
-                if answer.status in self._failure_statuses:
-                    lease.failed(str(answer.status))
-                another = attempts.after_status(answer.status)
-                if another is None:
-                    answer.extensions["backend"] = lease.backend
-                    return outgoing.flavour.response(
-                        answer.status,
-                        headers=answer.headers,
-                        stream=body,
-                        extensions=answer.extensions,
-                    )
-                await body.aclose()
-            except BaseException as error:
-                if another is not None:
-                    another.release(error)
-                await body.aclose()
-                raise
-            lease, has_slot = another, False
+                lease = self._balancer.lease(key, others).acquire()
+            except NoBackends:
+                return None
+            outgoing.joined = connections.join(Place(outgoing.kind, lease.backend))
+            return lease
+
+        lease = await connections.take_slot(outgoing.kind, outgoing.timeouts.get("pool"), joined)
+        if lease is None:
+            outgoing.has_slot = True
+            return attempts.first()
+        self._retries.budget.deposit()
+        attempts.begun(lease)
+        return lease
+
+    def _after_answer(self, status: int, lease: Lease, attempts: Attempts) -> Lease | None:
+        if status in self._failure_statuses:
+            lease.failed(str(status))
+        return attempts.after_status(status)
 
     async def _begun(self) -> Connections:
         loop = asyncio.get_running_loop()
         for each in list(self._connections):
             if each.is_closed():
                 # Nothing of a loop that was closed under its connections can be used or awaited.
-                del self._connections[each]
+                self._connections.pop(each, None)
         connections = self._connections[loop] = Connections(self._balancer, self._settings)
         await connections.start()
         return connections
 
 
-async def _chosen_with_slot(
-    outgoing: OutgoingRequest, connections: Connections, attempts: Attempts, lease: Lease
-) -> Lease:
-    # While a request waits, its backend may leave the list, and the wait is no backend's doing.
-    attempts.undo(lease)
-    await connections.free_slot(
-        outgoing.flavour, outgoing.extensions.get("timeout", {}).get("pool")
-    )
+def _is_made(
+    another: Lease,
+    attempts: Attempts,
+    outgoing: OutgoingRequest,
+    connections: Connections,
+    used: Connection | None = None,
+) -> bool:
+    # A try that had to wait in line again would hide what the last one came to if that is in vain.
+    if outgoing.hold_for(another.backend, connections, used):
+        return True
+    attempts.undo(another)
+    return False
+
+
+async def _closed(refused: ResponseBody, another: Lease, attempts: Attempts) -> None:
     try:
-        return attempts.acquire()
+        # Whatever the network makes of it: the answer is not taken anyway.
+        with contextlib.suppress(Exception):
+            await refused.aclose()
     except BaseException:
-        connections.give_slot()
+        attempts.undo(another)
         raise
+
+
+def _response(
+    answer: httpcore.Response, body: ResponseBody, lease: Lease, outgoing: OutgoingRequest
+) -> httpx.Response:
+    answer.extensions["backend"] = lease.backend
+    return outgoing.flavour.response(
+        answer.status, headers=answer.headers, stream=body, extensions=answer.extensions
+    )
 
 
 def _flavour_of(request: object) -> Flavour:

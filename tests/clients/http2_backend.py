@@ -18,7 +18,8 @@ from backends import RawBackend, raw_backend
 class Http2Backend:
     """Answers each stream with the number of its connection, counted from 1.
 
-    * ``/held``: when `release` is set. ``/part``: the first half of a body, and no more.
+    * ``/held``: when `release` is set. ``/one``: when it is its turn, see `let_one`.
+    * ``/503``: with that status. ``/part``: the first half of a body, and no more.
     * ``/large``: with 80 KiB.
     * ``/away``: after a GOAWAY that says this was the last stream. ``/reset``: RST_STREAM.
     * ``/ping``: at once, and when `release` is set there comes a PING.
@@ -29,6 +30,7 @@ class Http2Backend:
 
     def __init__(self, streams: int, lives: int | None) -> None:
         self.release = asyncio.Event()
+        self._turns = asyncio.Semaphore(0)
         self.targets: list[tuple[int, str]] = []
         self.authorities: list[str] = []
         self.bodies: list[bytes] = []
@@ -36,6 +38,10 @@ class Http2Backend:
         self._streams = streams
         self._lives = lives
         self._connections = 0
+
+    def let_one(self) -> None:
+        """Let the ``/one`` that came first be answered."""
+        self._turns.release()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Talk to one connection."""
@@ -82,10 +88,13 @@ class Http2Backend:
         self.authorities.append(headers[":authority"])
         if target == "/held":
             await self.release.wait()
+        elif target == "/one":
+            await self._turns.acquire()
         if target == "/reset":
             http.reset_stream(stream)
         else:
-            http.send_headers(stream, [(":status", "200"), ("x-connection", str(number))])
+            status = "503" if target == "/503" else "200"
+            http.send_headers(stream, [(":status", status), ("x-connection", str(number))])
             if target == "/large":
                 for _ in range(5):
                     http.send_data(stream, b"x" * 16_384)

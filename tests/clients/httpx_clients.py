@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -11,11 +12,28 @@ import httpx
 import httpx2
 import pytest
 
-from backendpool_async import BackendPool, Balancer
+from backendpool_async import BackendPool, Balancer, Chooser
+from backendpool_async.balance.candidate import Candidate
 from backendpool_async.httpx import BackendTransport
 
 # A test that takes `library` runs with each of them.
 both = pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
+
+
+class InOrder:
+    """A policy that chooses the backends in the order of the list."""
+
+    def prepare(self, candidates: Sequence[Candidate]) -> Chooser:
+        following = itertools.cycle(candidates)
+
+        def choose(key: str | None) -> Candidate:
+            return next(following)
+
+        return choose
+
+
+def in_order(*addresses: str) -> Balancer:
+    return Balancer(BackendPool.static(addresses), InOrder(), ejection=None)
 
 
 class Over:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import warnings
@@ -174,6 +175,27 @@ async def test_a_request_waits_for_a_connection_and_gets_it(library: ModuleType)
         assert {each.status_code for each in answers} == {200}
         assert it.connections() == "2 idle, 0 active"
         assert a.accepted == 2
+
+
+@both
+async def test_with_all_connections_in_use_every_backend_gets_its_share(
+    library: ModuleType,
+) -> None:
+    limits = library.Limits(max_connections=4)
+    async with contextlib.AsyncExitStack() as stack:
+        backends = [await stack.enter_async_context(echo_backend()) for _ in range(4)]
+        it = await stack.enter_async_context(
+            over(*(each.address for each in backends), library=library, limits=limits)
+        )
+
+        async def work() -> None:
+            for _ in range(25):
+                await it.client.get("/")
+
+        await asyncio.gather(*(work() for _ in range(16)))
+        assert [len(each.requests) for each in backends] == [100] * 4
+        # Nothing was chosen that was not asked.
+        assert [each.picks for each in it.balancer.explain().backends] == [100] * 4
 
 
 @both

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import ssl
 from collections.abc import AsyncIterator
@@ -14,9 +15,10 @@ import httpx
 import pytest
 from backends import certificates, raw_backend, served_by_hypercorn
 from http2_backend import Http2Backend, http2_backend
-from httpx_clients import Over, both, over
+from httpx_clients import Over, both, in_order, over
 from servers import nobody, until
 
+from backendpool_async.httpx import connection
 from backendpool_async.retries import Retries
 
 
@@ -261,6 +263,136 @@ async def test_whoever_waited_for_a_slot_shares_what_was_opened_meanwhile() -> N
         a.release.set()
         b.release.set()
         await asyncio.gather(*tasks)
+
+
+ONE = httpx.Limits(max_connections=1)
+
+
+async def test_while_all_connections_are_shared_a_request_goes_to_a_backend_that_has_one() -> None:
+    async with (
+        http2_backend() as a,
+        http2_backend() as b,
+        over(balancer=in_order(a.raw.address, b.raw.address), limits=ONE, **KNOWN) as it,
+    ):
+        (task,) = await held(it, a, 1)
+        for _ in range(4):
+            assert (await it.client.get("/")).extensions["backend"] == a.raw.address
+        assert not b.targets
+        a.release.set()
+        await task
+        # Then it is the other one's turn, which has no connection yet.
+        assert (await it.client.get("/")).extensions["backend"] == b.raw.address
+        picks = {each.backend: each.picks for each in it.balancer.explain().backends}
+        assert picks == {a.raw.address: 5, b.raw.address: 1}
+
+
+@both
+async def test_those_in_line_join_a_connection_as_soon_as_it_is_open(library: ModuleType) -> None:
+    limits = library.Limits(max_connections=1)
+    async with (
+        http2_backend() as a,
+        over(a.raw.address, library=library, limits=limits, **KNOWN) as it,
+    ):
+        tasks = [asyncio.create_task(it.client.get("/held")) for _ in range(20)]
+        await until(lambda: len(a.targets) == 20)
+        assert it.connections() == "0 idle, 1 active"
+        a.release.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_when_a_stream_ends_whoever_waits_longest_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "_MAX_STREAMS", 2)
+    async with http2_backend() as a, over(a.raw.address, limits=ONE, **KNOWN) as it:
+        tasks = [asyncio.create_task(it.client.get("/one")) for _ in range(2)]
+        await until(lambda: len(a.targets) == 2)
+        for number in range(3):
+            tasks.append(asyncio.create_task(it.client.get(f"/{number}")))
+            await asyncio.sleep(0)
+        late = [asyncio.create_task(it.client.get("/late")) for _ in range(3)]
+        a.let_one()
+        await asyncio.gather(*tasks[2:], *late)
+        assert [target for _, target in a.targets[2:]] == ["/0", "/1", "/2", *["/late"] * 3]
+        assert it.connections() == "0 idle, 1 active"
+        a.let_one()
+        await asyncio.gather(*tasks)
+        assert it.connections() == "1 idle, 0 active"
+
+
+async def test_a_backend_that_was_just_removed_is_joined_by_nobody() -> None:
+    async with (
+        http2_backend() as a,
+        http2_backend() as b,
+        over(a.raw.address, limits=ONE, **KNOWN) as it,
+    ):
+        (task,) = await held(it, a, 1)
+        waiting = asyncio.create_task(it.client.get("/"))
+        # It looks before the connections of what was removed are looked for.
+        it.pool.update([b.raw.address])
+        await until(lambda: "1 waited for" in it.connections())
+        a.release.set()
+        assert (await waiting).extensions["backend"] == b.raw.address
+        await task
+
+
+async def test_requests_that_wait_for_a_slot_are_answered_while_others_keep_coming() -> None:
+    limits, timeout = httpx.Limits(max_connections=4), httpx.Timeout(10, pool=2)
+    async with contextlib.AsyncExitStack() as stack:
+        backends = [await stack.enter_async_context(http2_backend()) for _ in range(5)]
+        it = await stack.enter_async_context(
+            over(*(each.raw.address for each in backends), limits=limits, timeout=timeout, **KNOWN)
+        )
+
+        async def work() -> list[int]:
+            return [(await it.client.get("/")).status_code for _ in range(20)]
+
+        assert await asyncio.gather(*(work() for _ in range(30))) == [[200] * 20] * 30
+        assert sum(each.picks for each in it.balancer.explain().backends) == 600
+
+
+def used_up(it: Over) -> None:
+    """Let the only connection be at its last stream."""
+    (connections,) = it.transport._connections.values()
+    (only,) = connections._all
+    http2: Any = only.http._connection
+    http2._h2_state.highest_outbound_stream_id = 2**31 - 1
+
+
+@both
+async def test_a_connection_without_streams_left_is_followed_by_another(
+    library: ModuleType,
+) -> None:
+    async with http2_backend() as a, over(a.raw.address, library=library, **KNOWN) as it:
+        (task,) = await held(it, a, 1)
+        used_up(it)
+        for _ in range(3):
+            assert (await it.client.post("/", content=b"abc")).text == "2"
+        a.release.set()
+        assert (await task).text == "1"
+        used_up(it)
+        assert (await it.client.post("/", content=b"abc")).text == "3"
+        assert it.connections() == "1 idle, 0 active"
+        assert it.outcomes() == (5, 0)
+
+
+@both
+async def test_if_there_is_no_slot_for_another_it_waits_for_one(library: ModuleType) -> None:
+    limits = library.Limits(max_connections=1)
+    async with (
+        http2_backend() as a,
+        over(a.raw.address, library=library, limits=limits, **KNOWN) as it,
+    ):
+        (task,) = await held(it, a, 1)
+        used_up(it)
+        waiting = asyncio.create_task(it.client.get("/"))
+        await until(lambda: "1 waited for" in it.connections())
+        with pytest.raises(library.PoolTimeout):
+            await it.client.get("/", timeout=library.Timeout(10, pool=0.01))
+        a.release.set()
+        assert (await task).text == "1"
+        assert (await waiting).text == "2"
+        assert it.outcomes() == (2, 0)
 
 
 @both

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from backendpool_async import BackendPool, Balancer
-from backendpool_async.httpx.connection import Connection, Place
-from backendpool_async.httpx.connections import Connections, SlotsTaken
+from backendpool_async.httpx.connection import Connection, Kind, Place
+from backendpool_async.httpx.connections import Connections
 from backendpool_async.httpx.flavour import FLAVOURS, Flavour
 from backendpool_async.httpx.settings import Settings
 from backendpool_async.testing import VirtualTimeLoop
@@ -75,7 +75,7 @@ class FakeFlavour:
     pool_timeout = httpcore.PoolTimeout
 
 
-FLAVOUR = cast(Flavour, FakeFlavour())
+KIND = Kind(cast(Flavour, FakeFlavour()), b"http", None)
 
 
 class TheConnections(RuleBasedStateMachine):
@@ -120,15 +120,15 @@ class TheConnections(RuleBasedStateMachine):
         if self.pool.backends():
             self.chosen_from = self.pool.snapshot
         backends, generation = self.chosen_from.backends, self.chosen_from.generation
-        place = Place(FLAVOUR, backends[number % len(backends)], b"http", None)
+        place = Place(KIND, backends[number % len(backends)])
         if len(self.used) == MOST:
-            with pytest.raises(SlotsTaken):
-                self.run(self.connections.acquire(place, generation, {}, has_slot=False))
+            assert not self.connections.take_slot_now()
             with pytest.raises(httpcore.PoolTimeout):
-                self.run(self.connections.free_slot(FLAVOUR, 0.01))
+                self.run(self.connections.take_slot(KIND, 0.01, lambda: None))
             return
         before = self.connections.idle
-        connection = self.run(self.connections.acquire(place, generation, {}, has_slot=False))
+        assert self.connections.take_slot_now()
+        connection = self.run(self.connections.acquire(place, generation, {}))
         http = connection.http
         if http.state == "new":
             self.all.append(connection)

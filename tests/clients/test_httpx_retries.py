@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import ModuleType
 
@@ -12,29 +11,13 @@ import httpx
 import pytest
 from backends import EchoBackend, RawBackend, echo_backend, raw_backend
 from backends_misbehaving import closes_after_request, resets_after_request
-from httpx_clients import Over, both, over
-from servers import nobody
+from http2_backend import Http2Backend, http2_backend
+from httpx_clients import InOrder, Over, both, in_order, over
+from servers import nobody, until
 
-from backendpool_async import Backend, BackendPool, Balancer, Chooser, Failure
-from backendpool_async.balance.candidate import Candidate
+from backendpool_async import Backend, BackendPool, Balancer, Failure
 from backendpool_async.httpx.exchange import ResponseBody
 from backendpool_async.retries import Retries, RetryBudget
-
-
-class InOrder:
-    """A policy that chooses the backends in the order of the list."""
-
-    def prepare(self, candidates: Sequence[Candidate]) -> Chooser:
-        following = itertools.cycle(candidates)
-
-        def choose(key: str | None) -> Candidate:
-            return next(following)
-
-        return choose
-
-
-def in_order(*addresses: str) -> Balancer:
-    return Balancer(BackendPool.static(addresses), InOrder(), ejection=None)
 
 
 def failures(it: Over) -> dict[str, str | None]:
@@ -193,12 +176,13 @@ async def test_if_asked_for_an_answer_is_tried_elsewhere(library: ModuleType) ->
         assert len(a.requests) + len(b.requests) == 3
 
 
+async def cancelled(body: ResponseBody) -> None:
+    body._end(None)
+    raise asyncio.CancelledError
+
+
 async def test_a_cancellation_between_two_tries_leaves_no_lease() -> None:
     retries = Retries(idempotent=True, statuses={503})
-
-    async def cancelled(body: ResponseBody) -> None:
-        body._end(None)
-        raise asyncio.CancelledError
 
     async with (
         echo_backend("a") as a,
@@ -210,6 +194,140 @@ async def test_a_cancellation_between_two_tries_leaves_no_lease() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await it.client.get("/status/503")
         assert it.in_flight() == 0
+
+
+@both
+async def test_a_retry_does_not_stand_in_line_again(library: ModuleType) -> None:
+    limits, timeout = library.Limits(max_connections=1), library.Timeout(10, pool=0.05)
+    async with (
+        echo_backend("well") as well,
+        over(
+            balancer=in_order(nobody(), well.address),
+            library=library,
+            limits=limits,
+            timeout=timeout,
+        ) as it,
+    ):
+        first = asyncio.create_task(it.client.get("/slow"))
+        in_line = asyncio.create_task(it.client.get("/"))
+        await until(lambda: well.running == 1)
+        with pytest.raises(library.PoolTimeout):
+            await in_line
+        well.release.set()
+        assert (await first).status_code == 200
+        assert it.balancer.explain().retries == 1
+
+
+@both
+async def test_an_answer_that_is_tried_elsewhere_hands_its_connection_on(
+    library: ModuleType,
+) -> None:
+    retries = Retries(idempotent=True, statuses={503})
+    limits, timeout = library.Limits(max_connections=1), library.Timeout(10, pool=5)
+    async with (
+        echo_backend() as a,
+        echo_backend() as b,
+        over(
+            balancer=in_order(a.address, b.address),
+            library=library,
+            retries=retries,
+            limits=limits,
+            timeout=timeout,
+        ) as it,
+    ):
+        answers = await asyncio.gather(*(it.client.get("/status/503") for _ in range(5)))
+        assert {each.status_code for each in answers} == {503}
+        assert (len(a.requests), len(b.requests)) == (5, 5)
+        assert it.connections() == "1 idle, 0 active"
+
+
+@asynccontextmanager
+async def shared_with_another(
+    library: ModuleType, retries: Retries, limit: int
+) -> AsyncIterator[tuple[Over, Http2Backend, Http2Backend]]:
+    """Two HTTP/2 backends, each asked in turn, with a request that is held by the first."""
+    limits = library.Limits(max_connections=limit)
+    async with http2_backend() as a, http2_backend() as b:
+        balancer = in_order(a.raw.address, b.raw.address)
+        async with over(
+            balancer=balancer,
+            library=library,
+            retries=retries,
+            limits=limits,
+            http1=False,
+            http2=True,
+        ) as it:
+            task = asyncio.create_task(it.client.get("/held"))
+            await until(lambda: len(a.targets) == 1)
+            yield it, a, b
+            a.release.set()
+            await task
+
+
+@both
+async def test_without_a_connection_for_the_retry_the_error_is_what_it_was(
+    library: ModuleType,
+) -> None:
+    retries = Retries(idempotent=True, budget=RetryBudget(0, at_least=0.1))
+    async with shared_with_another(library, retries, 1) as (it, _, b):
+        with pytest.raises(library.RemoteProtocolError):
+            await it.client.get("/reset")
+        assert (it.balancer.explain().retries, b.targets) == (0, [])
+        assert sum(each.picks for each in it.balancer.explain().backends) == 2
+        # What was not made was not paid for.
+        assert retries.budget.withdraw()
+
+
+@both
+async def test_without_a_connection_for_the_retry_the_answer_is_taken(library: ModuleType) -> None:
+    retries = Retries(idempotent=True, statuses={503})
+    async with shared_with_another(library, retries, 1) as (it, a, b):
+        response = await it.client.get("/503")
+        assert (response.status_code, response.extensions["backend"]) == (503, a.raw.address)
+        assert (it.balancer.explain().retries, b.targets) == (0, [])
+
+
+@both
+async def test_a_retry_may_join_a_connection_that_others_share(library: ModuleType) -> None:
+    retries = Retries(idempotent=True, statuses={503})
+    async with shared_with_another(library, retries, 2) as (it, a, b):
+        other = asyncio.create_task(it.client.get("/held"))
+        await until(lambda: len(b.targets) == 1)
+        # Whichever it was tried on first.
+        assert (await it.client.get("/503")).status_code == 503
+        assert [target for _, target in a.targets + b.targets].count("/503") == 2
+        assert it.connections() == "0 idle, 2 active"
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(ResponseBody, "aclose", cancelled)
+            with pytest.raises(asyncio.CancelledError):
+                await it.client.get("/503")
+        assert it.in_flight() == 2
+        b.release.set()
+        await other
+        assert it.connections() == "1 idle, 1 active"
+
+
+@both
+async def test_how_a_refused_answer_ends_is_nobody_elses_fault(library: ModuleType) -> None:
+    retries = Retries(idempotent=True, statuses={503})
+
+    async def broken(body: ResponseBody) -> None:
+        body._end(None)
+        raise ConnectionResetError
+
+    async with (
+        echo_backend("a") as a,
+        echo_backend("b") as b,
+        over(balancer=in_order(a.address, b.address), library=library, retries=retries) as it,
+    ):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(ResponseBody, "aclose", broken)
+            request = library.Request("GET", "http://api/status/503")
+            response = await it.transport.handle_async_request(request)
+        assert response.extensions["backend"] == b.backend
+        await response.aclose()
+        assert failures(it) == {a.address: "503", b.address: "503"}
+        assert (it.in_flight(), it.outcomes()) == (0, (2, 2))
 
 
 async def test_a_key_still_leads_elsewhere_when_its_backend_refuses() -> None:
