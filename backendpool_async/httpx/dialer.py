@@ -27,12 +27,13 @@ class Dialer(AsyncNetworkBackend):
     The network libraries lose the socket when they are cancelled during the TLS handshake.
     """
 
-    __slots__ = ("_backend", "_poll", "_received", "_socket", "_stream")
+    __slots__ = ("_backend", "_is_closed", "_poll", "_received", "_socket", "_stream")
 
     def __init__(self, backend: AsyncNetworkBackend) -> None:
         self._backend = backend
         self._stream: httpcore.AsyncNetworkStream | None = None
         self._poll: select.poll | None = None
+        self._is_closed = False
 
     async def connect_tcp(
         self,
@@ -42,12 +43,14 @@ class Dialer(AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect, as the backend beneath does."""
-        self._stream = stream = await self._backend.connect_tcp(
-            host, port, timeout, local_address, socket_options
-        )
+        """Connect, as the backend beneath does. Raises RuntimeError if it is closed meanwhile."""
+        stream = await self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
+        self._stream = stream
         self._socket = stream.get_extra_info("socket")
         self._received = received_by(stream)
+        if self._is_closed:
+            await self.aclose()
+            raise RuntimeError("the connection was closed before it was open")
         return stream
 
     def may_be_used(self, *, multiplexed: bool) -> bool:
@@ -68,5 +71,6 @@ class Dialer(AsyncNetworkBackend):
 
     async def aclose(self) -> None:
         """Close the socket, whatever has become of what was built upon it."""
+        self._is_closed = True
         if self._stream is not None:
             await self._stream.aclose()

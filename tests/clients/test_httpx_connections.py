@@ -7,8 +7,9 @@ import contextlib
 import gc
 import threading
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
+from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +20,8 @@ from servers import until
 
 from backendpool_async import BackendPool, Balancer
 from backendpool_async.httpx import BackendTransport
+from backendpool_async.httpx.connections import Connections
+from backendpool_async.httpx.flavour import FLAVOURS
 from backendpool_async.retries import Retries
 
 
@@ -340,6 +343,61 @@ async def test_closing_the_client_closes_every_connection(library: ModuleType) -
             await reading.aread()
         # No fault of the backend's.
         assert (it.in_flight(), it.outcomes()[1]) == (0, 0)
+
+
+@both
+async def test_a_connection_that_opens_after_closing_is_closed(
+    library: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (flavour,) = (each for each in FLAVOURS if each.library is library)
+    connect, goes_on = flavour.network_backend.connect_tcp, asyncio.Event()
+    begun = asyncio.Event()
+
+    async def slowly(*arguments: Any) -> Any:
+        begun.set()
+        await goes_on.wait()
+        return await connect(*arguments)
+
+    monkeypatch.setattr(flavour.network_backend, "connect_tcp", slowly)
+    async with echo_backend() as a, over(a.address, library=library) as it:
+        task = asyncio.create_task(it.client.get("/"))
+        await begun.wait()
+        await it.transport.aclose()
+        goes_on.set()
+        with pytest.raises(RuntimeError, match="closed before it was open"):
+            await task
+        assert (it.in_flight(), it.outcomes()[1]) == (0, 0)
+        await until(lambda: a.accepted == 1 and not a.open)
+        assert not a.requests
+
+
+async def test_whenever_it_is_closed_while_one_opens_nothing_stays_open() -> None:
+    for steps in range(40):
+        async with echo_backend() as a, over(a.address) as it:
+            task = asyncio.create_task(it.client.get("/"))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await it.transport.aclose()
+            outcome = (await asyncio.gather(task, return_exceptions=True))[0]
+            # Too early and too late there is nothing to close.
+            assert isinstance(outcome, (httpx.Response, httpx.TransportError, RuntimeError))
+            assert (it.in_flight(), it.outcomes()[1]) == (0, 0)
+            await it.transport.aclose()
+            await until(lambda: not a.open)
+
+
+async def test_loops_that_begin_at_once_may_both_find_one_that_was_closed() -> None:
+    closed = asyncio.new_event_loop()
+    closed.close()
+
+    class FoundByTwo(dict[asyncio.AbstractEventLoop, Connections]):
+        def __iter__(self) -> Iterator[asyncio.AbstractEventLoop]:
+            # The other one has just removed it.
+            return iter((closed, *super().__iter__()))
+
+    async with echo_backend() as a, over(a.address) as it:
+        it.transport._connections = FoundByTwo()
+        assert (await it.client.get("/")).status_code == 200
 
 
 async def test_whoever_waits_when_it_is_closed_is_told() -> None:

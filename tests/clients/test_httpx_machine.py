@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from backendpool_async import BackendPool, Balancer
 from backendpool_async.httpx.connection import Connection, Kind, Place
 from backendpool_async.httpx.connections import Connections
+from backendpool_async.httpx.dialer import Dialer
 from backendpool_async.httpx.flavour import FLAVOURS, Flavour
 from backendpool_async.httpx.settings import Settings
 from backendpool_async.testing import VirtualTimeLoop
@@ -220,6 +221,20 @@ class TheConnections(RuleBasedStateMachine):
 
 TestTheConnections = TheConnections.TestCase
 TestTheConnections.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+async def test_what_opens_after_its_dialer_was_closed_is_closed() -> None:
+    stream = FakeStream()
+
+    class Slow:
+        async def connect_tcp(self, *_: object) -> FakeStream:
+            await dialer.aclose()
+            return stream
+
+    dialer = Dialer(cast(httpcore.AsyncNetworkBackend, Slow()))
+    with pytest.raises(RuntimeError, match="closed before it was open"):
+        await dialer.connect_tcp("10.0.0.1", 80)
+    assert stream.socket.fileno() == -1
 
 
 def test_a_flavour_is_like_the_fake_of_this_module() -> None:
