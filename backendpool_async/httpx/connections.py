@@ -7,6 +7,7 @@ import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Mapping
+from functools import partial
 from typing import Final, TypeVar
 
 from backendpool_async.backend import Backend
@@ -40,6 +41,7 @@ class Connections:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._balancer = balancer
         self._settings = settings
+        self._loading: dict[Flavour, asyncio.Task[None]] = {}
         self._slots = Slots(settings.max_connections)
         self._stacks: dict[Place, Stack] = {}
         self._all: set[Connection] = set()
@@ -57,9 +59,21 @@ class Connections:
         await anext(self._keeper)
 
     async def load_context(self, flavour: Flavour) -> None:
-        """Have in the settings what a library verifies servers with."""
-        if flavour not in self._settings.contexts:
-            await self._settings.load_context(flavour)
+        """Have in the settings what a library verifies servers with.
+
+        All who come meanwhile share one loading, which goes on when one of them is cancelled.
+        """
+        if flavour in self._settings.contexts:
+            return
+        loading = self._loading.get(flavour)
+        if loading is None:
+            loading = self.loop.create_task(self._settings.load_context(flavour))
+            self._loading[flavour] = loading
+            loading.add_done_callback(partial(self._loaded, flavour))
+        await asyncio.wait({loading})
+        if loading.cancelled():
+            raise RuntimeError(_CLOSED)
+        loading.result()
 
     def take_slot_now(self) -> bool:
         """Take a slot if one is free."""
@@ -202,6 +216,13 @@ class Connections:
         multiplexes = settings.http2 and (place.kind.scheme in TLS_SCHEMES or not settings.http1)
         stack = self._stacks[place] = Stack(place, generation, self._slots, multiplexes=multiplexes)
         return stack
+
+    def _loaded(self, flavour: Flavour, loading: asyncio.Task[None]) -> None:
+        # Whoever comes next tries again what failed.
+        del self._loading[flavour]
+        if not loading.cancelled():
+            # Perhaps nobody is left to be told.
+            loading.exception()
 
     async def _until_open(self, opening: Connection, timeout: float | None) -> None:
         if opening.opened is None:
@@ -348,6 +369,9 @@ class Connections:
         for connection in self._all:
             self._close(connection)
         self._slots.refuse(_CLOSED)
+        for loading in self._loading.values():
+            loading.cancel()
+            self._tasks.add(loading)
         # Also what a loop that ends had cancelled in its closing.
         for connection in list(self._closing):
             await self._closed(connection)

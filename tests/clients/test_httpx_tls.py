@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable
 from types import ModuleType
 
 import httpx
@@ -10,6 +12,8 @@ import pytest
 from backends import certificates, echo_backend, raw_backend
 from httpx_clients import both, over
 from servers import until
+
+from backendpool_async.httpx.flavour import Flavour
 
 
 @both
@@ -138,3 +142,89 @@ async def test_a_handshake_that_is_cancelled_leaves_no_socket() -> None:
         await asyncio.wait({task})
         assert it.connections() == "0 idle, 0 active"
         await until(lambda: a.open == 0)
+
+
+class Loading:
+    """Loads what is trusted when it is let, and counts how often."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.times = 0
+        self.let = threading.Event()
+        self.error: Exception | None = None
+        original: Callable[..., object] = Flavour.ssl_context
+
+        def load(*arguments: object) -> object:
+            self.times += 1
+            assert self.let.wait(10)
+            if self.error is not None:
+                raise self.error
+            return original(*arguments)
+
+        monkeypatch.setattr(Flavour, "ssl_context", load)
+
+
+@pytest.fixture
+def loading(monkeypatch: pytest.MonkeyPatch) -> Loading:
+    return Loading(monkeypatch)
+
+
+@both
+async def test_what_is_trusted_is_loaded_once_for_all_who_come_meanwhile(
+    library: ModuleType, loading: Loading
+) -> None:
+    async with (
+        echo_backend(tls=certificates().server("api")) as a,
+        over(a.address, library=library, base_url="https://api") as it,
+    ):
+        tasks = [asyncio.create_task(it.client.get("/")) for _ in range(20)]
+        await until(lambda: loading.times == 1)
+        tasks[0].cancel()
+        await asyncio.wait({tasks[0]})
+        # While it is loaded nothing is in use.
+        assert it.in_flight() == 0
+        loading.let.set()
+        answers = await asyncio.gather(*tasks[1:])
+        assert {each.status_code for each in answers} == {200}
+        assert (await it.client.get("/")).status_code == 200
+        assert loading.times == 1
+
+
+async def test_what_could_not_be_loaded_is_tried_again(loading: Loading) -> None:
+    async with (
+        echo_backend(tls=certificates().server("api")) as a,
+        over(a.address, base_url="https://api") as it,
+    ):
+        loading.error = FileNotFoundError("the certificates")
+        tasks = [asyncio.create_task(it.client.get("/")) for _ in range(3)]
+        await until(lambda: loading.times == 1)
+        loading.let.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(each) for each in outcomes} == {FileNotFoundError}
+        assert it.outcomes() == (0, 0)
+        loading.error = None
+        assert (await it.client.get("/")).status_code == 200
+        assert loading.times == 2
+
+
+async def test_a_failure_to_load_that_nobody_waits_for_is_forgotten(loading: Loading) -> None:
+    loading.error = FileNotFoundError("the certificates")
+    async with over("127.0.0.1:1", base_url="https://api") as it:
+        task = asyncio.create_task(it.client.get("/"))
+        await until(lambda: loading.times == 1)
+        task.cancel()
+        await asyncio.wait({task})
+        loading.let.set()
+        (connections,) = it.transport._connections.values()
+        await until(lambda: not connections._loading)
+
+
+async def test_whoever_waits_for_what_is_trusted_is_told_when_it_is_closed(
+    loading: Loading,
+) -> None:
+    async with over("127.0.0.1:1", base_url="https://api") as it:
+        task = asyncio.create_task(it.client.get("/"))
+        await until(lambda: loading.times == 1)
+        await it.transport.aclose()
+        with pytest.raises(RuntimeError, match="the transport was closed"):
+            await task
+        loading.let.set()
