@@ -64,6 +64,11 @@ class OutgoingRequest:
         """Whether the whole body is still there."""
         return self.is_replayable or not self.body.begun
 
+    def is_taken_over_by(self, status: int) -> bool:
+        """Whether with this answer the connection is for something else than HTTP, for any time."""
+        # RFC 9110, sections 15.2.2 and 9.3.6.
+        return status == 101 or (self.request.method == "CONNECT" and 200 <= status < 300)
+
     def hold_for(
         self, backend: Backend, connections: Connections, used: Connection | None = None
     ) -> bool:
@@ -110,6 +115,13 @@ class OutgoingRequest:
                     raise flavour.stream_broken(
                         "the connection was closed by the server"
                     ) from error
+            except flavour.stream_broken as error:
+                self._part_with(connection, connections)
+                if nothing_was_processed(error) and self.can_be_sent():
+                    raise flavour.connect_error(
+                        "the connection was closed by the server before any request"
+                    ) from error
+                raise
             except BaseException as error:
                 if isinstance(error, (flavour.connect_error, flavour.connect_timeout)):
                     connection.stack.failed_to_open(connection, error)
@@ -148,6 +160,16 @@ class OutgoingRequest:
             content=self.body,
             extensions=extensions,
         )
+
+
+def nothing_was_processed(error: BaseException) -> bool:
+    """Return whether the server said in its GOAWAY that it has processed no stream at all.
+
+    RFC 9113, section 6.8: then every request may be sent again. Of a later last stream the network
+    libraries raise another error themselves.
+    """
+    said = error.args[0] if error.args else None
+    return getattr(said, "last_stream_id", None) == 0
 
 
 class BodyError(Exception):

@@ -187,6 +187,8 @@ class BackendTransport(AsyncBaseTransport):
                         raise
                     lease = another
                     continue
+                if outgoing.is_taken_over_by(answer.status):
+                    lease.answered()
                 body = ResponseBody(answer.stream, outgoing, connections, connection, lease)
                 try:
                     another = self._after_answer(answer.status, lease, attempts)

@@ -63,7 +63,7 @@ class Http2Backend:
                         case h2.events.RequestReceived():
                             served += 1
                             if self._lives is not None and served > self._lives:
-                                http.close_connection(last_stream_id=2 * self._lives - 1)
+                                http.close_connection(last_stream_id=max(0, 2 * self._lives - 1))
                                 continue
                             tasks.create_task(self._answer(http, writer, event, number))
                         case h2.events.DataReceived():

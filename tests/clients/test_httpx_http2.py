@@ -129,6 +129,46 @@ async def test_a_stream_that_a_goaway_refused_when_it_was_begun_fails(library: M
 
 
 @both
+async def test_what_a_server_went_away_from_at_once_is_sent_to_another(library: ModuleType) -> None:
+    async with (
+        http2_backend(lives=0) as a,
+        http2_backend() as b,
+        over(balancer=in_order(a.raw.address, b.raw.address), library=library, **KNOWN) as it,
+    ):
+        response = await it.client.post("/", content=b"abc")
+        assert response.extensions["backend"] == b.raw.address
+        assert (it.in_flight(), it.outcomes(), it.balancer.explain().retries) == (0, (2, 1), 1)
+
+
+@both
+async def test_if_all_go_away_at_once_it_fails_as_if_it_had_not_been_connected(
+    library: ModuleType,
+) -> None:
+    async with (
+        http2_backend(lives=0) as a,
+        over(a.raw.address, library=library, **KNOWN) as it,
+    ):
+        with pytest.raises(library.ConnectError, match="closed by the server before any request"):
+            await it.client.get("/")
+        assert (it.in_flight(), it.outcomes(), a.raw.accepted) == (0, (1, 1), 1)
+
+
+@both
+async def test_a_stream_that_was_begun_when_the_server_went_away_fails(library: ModuleType) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"abc"
+
+    async with (
+        http2_backend(lives=0) as a,
+        http2_backend() as b,
+        over(balancer=in_order(a.raw.address, b.raw.address), library=library, **KNOWN) as it,
+    ):
+        with pytest.raises(library.RemoteProtocolError):
+            await it.client.post("/", content=body())
+        assert not b.targets
+
+
+@both
 async def test_an_idle_connection_that_the_server_closed_is_noticed(library: ModuleType) -> None:
     async with http2_backend() as a, over(a.raw.address, library=library, **KNOWN) as it:
         assert (await it.client.get("/")).text == "1"

@@ -283,3 +283,29 @@ async def test_where_a_redirect_to_another_host_goes(library: ModuleType, mounte
         assert len(heads) == 2 - mounted
         assert mounted or f"host: {elsewhere.address}".encode() in heads[1].lower()
         assert answer.status_code == 200
+
+
+@both
+@pytest.mark.parametrize(
+    ("method", "status", "seconds"),
+    [("GET", 101, 0.0), ("CONNECT", 200, 0.0), ("GET", 200, 100.0)],
+)
+async def test_a_connection_that_is_taken_over_was_answered_when_that_began(
+    library: ModuleType, method: str, status: int, seconds: float
+) -> None:
+    now = 0.0
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 %d Yes\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\n" % status)
+        await reader.read()
+
+    async with raw_backend(answers) as a:
+        balancer = Balancer(BackendPool.static([a.address]), ejection=None, clock=lambda: now)
+        async with over(balancer=balancer, library=library) as it:
+            headers = {"Upgrade": "echo", "Connection": "upgrade"}
+            async with it.client.stream(method, "/", headers=headers) as response:
+                assert response.status_code == status
+                now = 100.0
+            (only,) = balancer.explain().backends
+            assert (only.latency, only.requests) == (seconds, 1)
