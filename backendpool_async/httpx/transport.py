@@ -39,7 +39,8 @@ class BackendTransport(AsyncBaseTransport):
     With ``AsyncClient(mounts={"http://api": ...})`` it gets what is for ``api``, and a redirect to
     another host goes to that host. With ``AsyncClient(transport=...)`` it gets every request: one
     for another host, as after a redirect with ``follow_redirects=True``, goes to a backend of this
-    list as well, with that host in Host. One transport may serve clients of both libraries.
+    list as well, with that host in Host. One transport may serve clients of both libraries. What
+    these have of `limits`, `verify`, `trust_env`, `http1` and `http2` they ignore for it.
 
     The URL's host stays what the caller says in Host, cookies, redirects and TLS: only the address
     is the backend's, which ``response.extensions["backend"]`` tells. A backend counts as in use
@@ -48,13 +49,17 @@ class BackendTransport(AsyncBaseTransport):
     closes the connections.
 
     * `retries`: when a request is tried again on another backend; by default when no connection
-      came about. Only a body of bytes can be sent once more, a stream that was begun never.
+      came about, or the server went away from it before any request (HTTP/2). Only a body of bytes
+      can be sent once more, a stream that was begun never. A retry does not wait for a connection:
+      without one the error, or the answer, stays what it was.
     * `key`: a callable of the request; requests of the same key (a str) go to the same backend with
       a policy that hashes. None: no key.
     * `failure_statuses`: answers with these are failures of the backend, and are returned.
     * `verify`: an `ssl.SSLContext`; True: what the library trusts by itself; False: anybody.
     * `trust_env`: whether SSL_CERT_FILE and SSL_CERT_DIR say what is trusted.
-    * `http1`, `http2`: what is spoken; HTTP/2 needs h2, and TLS or ``http1=False``.
+    * `http1`, `http2`: what is spoken; HTTP/2 needs h2, and TLS or ``http1=False``. A request that
+      is cancelled retires the connection that it shares: the others on it go on, new ones get
+      another. While all connections are in use, those are chosen among that can be shared.
     * `limits`: the library's ``Limits``, over all backends and for each event loop; None: at most
       100 connections, of which any number may be idle, for 4 seconds.
     * `max_age`: seconds for which a connection takes new requests, at most a tenth less; None: any.

@@ -17,6 +17,7 @@ from httpx_clients import Over, both, over
 from servers import until
 
 from backendpool_async import BackendPool, Balancer, Failure
+from backendpool_async.httpx import connection
 from backendpool_async.retries import Retries
 
 # More than any of these requests has places to wait at.
@@ -164,6 +165,30 @@ async def test_at_every_await_while_waiting_for_a_connection() -> None:
             came_so_far = await cancelled_at(step, get(it))
             await asyncio.gather(first, last)
             await settled(it, lambda: a.open)
+        if not came_so_far:
+            break
+    assert 3 < step < MANY - 1
+
+
+async def test_at_every_await_while_waiting_for_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_MAX_STREAMS", 2)
+    limits = httpx.Limits(max_connections=1)
+    for step in range(1, MANY):
+        async with (
+            http2_backend() as a,
+            over(a.raw.address, limits=limits, http1=False, http2=True) as it,
+        ):
+            others = [asyncio.create_task(it.client.get("/")) for _ in range(2)]
+            waiting = asyncio.create_task(cancelled_at(step, it.client.get("/")))
+            # Its task is begun by another.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert "2 waited for" in it.connections()
+            # Whoever stands behind it goes on.
+            others += [asyncio.create_task(it.client.get("/")) for _ in range(2)]
+            came_so_far = await waiting
+            assert {each.status_code for each in await asyncio.gather(*others)} == {200}
+            await settled(it, lambda: a.raw.open)
         if not came_so_far:
             break
     assert 3 < step < MANY - 1
