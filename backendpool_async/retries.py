@@ -145,7 +145,7 @@ class Attempts:
     def first(self) -> Lease:
         """Return an acquired lease. Raises `NoBackends` when there is none to choose."""
         self._retries.budget.deposit()
-        return self.acquire()
+        return self._acquired(())
 
     def begun(self, lease: Lease) -> Self:
         """Take a lease that the caller acquired, and counted in the budget, for the first try.
@@ -191,18 +191,22 @@ class Attempts:
 
         The budget has it back.
         """
-        lease._undo()
-        self._left += 1
-        self._tried = self._tried[:-1]
+        self._take_back(lease)
         self._retries.budget.give_back()
         self._balancer._retries -= 1
 
-    def acquire(self) -> Lease:
-        """Return an acquired lease of a backend that was not tried yet, whatever the budget says.
+    def anew(self, lease: Lease) -> Lease:
+        """End the lease of the latest try, which was not begun, and return one acquired for it.
 
         Raises `NoBackends` when there is none to choose.
         """
+        self._take_back(lease)
         return self._acquired(self._tried)
+
+    def _take_back(self, lease: Lease) -> None:
+        lease._undo()
+        self._left += 1
+        self._tried = self._tried[:-1]
 
     def _acquired(self, exclude: tuple[str, ...]) -> Lease:
         lease = self._balancer.lease(self._key, exclude).acquire()

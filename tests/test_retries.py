@@ -195,6 +195,15 @@ def test_a_retry_that_was_not_made_counts_for_nothing(balancer: Balancer) -> Non
     assert sum(each.in_flight for each in balancer.explain().backends) == 0
 
 
+def test_a_try_that_could_not_be_begun_is_made_anew_and_is_no_retry(balancer: Balancer) -> None:
+    tries = attempts(balancer, Retries(attempts=1))
+    lease = tries.anew(tries.first())
+    assert balancer.explain().retries == 0
+    assert sum(each.picks for each in balancer.explain().backends) == 1
+    lease.release()
+    assert sum(each.in_flight for each in balancer.explain().backends) == 0
+
+
 def test_a_first_try_that_the_caller_made_counts_as_one(balancer: Balancer) -> None:
     lease = balancer.lease().acquire()
     tries = attempts(balancer, Retries(attempts=2)).begun(lease)

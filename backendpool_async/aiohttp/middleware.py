@@ -209,9 +209,8 @@ def _after_error(
     attempts: Attempts, lease: Lease, request: ClientRequest, error: BaseException
 ) -> Lease | None:
     if isinstance(error, NoLongerListed):
-        attempts.undo(lease)
         try:
-            return attempts.acquire()
+            return attempts.anew(lease)
         except NoBackends as none:
             raise ClientNoBackends(*none.args) from error
     if is_of_line(error):
