@@ -13,11 +13,10 @@ from backendpool_async.balance.balancer import Balancer
 from backendpool_async.errors import describe
 from backendpool_async.proxy.aiohttp_web import AiohttpHandler
 from backendpool_async.proxy.core import ProxyCore
-from backendpool_async.proxy.exchange import Send
 from backendpool_async.proxy.headers import HeaderRules
 from backendpool_async.proxy.request import ProxyRequest, asgi_target
 from backendpool_async.proxy.settings import Key, ProxyLimits, checked_settings
-from backendpool_async.proxy.upload import Receive
+from backendpool_async.proxy.upload import Receive, Send
 from backendpool_async.proxy.websocket import WebSocketProxy
 from backendpool_async.proxy.websocket_asgi import AsgiClientSocket
 from backendpool_async.retries import FAILURE_STATUSES, Retries

@@ -7,12 +7,13 @@ from typing import Final
 
 from backendpool_async.balance.balancer import Balancer
 from backendpool_async.proxy.complaints import Complaints
-from backendpool_async.proxy.exchange import Exchange, Send
+from backendpool_async.proxy.exchange import Exchange
 from backendpool_async.proxy.headers import HeaderRules
+from backendpool_async.proxy.own_answer import answer
 from backendpool_async.proxy.refusal import Refusal
 from backendpool_async.proxy.request import ProxyRequest
 from backendpool_async.proxy.settings import ProxySettings
-from backendpool_async.proxy.upload import Receive
+from backendpool_async.proxy.upload import Receive, Send
 from backendpool_async.proxy.upstream import Upstream
 
 
@@ -46,13 +47,13 @@ class ProxyCore:
 
     async def exchange(self, request: ProxyRequest, receive: Receive, send: Send) -> None:
         """Pass a request on and its answer back; see `Exchange.run`."""
+        if self.in_flight >= self.settings.limits.concurrent_requests:
+            busy = Refusal(503, "too many requests at once", retry_after=self.settings.retry_after)
+            await answer(busy, request, send)
+            return
         exchange = Exchange(
             self.balancer, self.settings, self.rules, self.upstream(), self.complaints
         )
-        if self.in_flight >= self.settings.limits.concurrent_requests:
-            busy = Refusal(503, "too many requests at once", retry_after=self.settings.retry_after)
-            await exchange.refuse(busy, request, send)
-            return
         self.in_flight += 1
         try:
             await exchange.run(request, receive, send)

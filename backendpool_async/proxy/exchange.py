@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 import aiohttp
@@ -18,16 +17,15 @@ from backendpool_async.errors import NoBackends
 from backendpool_async.proxy.complaints import Complaints
 from backendpool_async.proxy.framing import ABSENT, CHUNKED
 from backendpool_async.proxy.headers import AnswerHead, HeaderRules, RequestHead
+from backendpool_async.proxy.own_answer import answer
 from backendpool_async.proxy.patrol import Patrol, Why
 from backendpool_async.proxy.refusal import BrokenOff, Refusal
 from backendpool_async.proxy.request import ProxyRequest, request_line
 from backendpool_async.proxy.settings import ProxySettings
 from backendpool_async.proxy.unanswered import closing, nobody_to_ask, unanswered
-from backendpool_async.proxy.upload import ClientLeft, Message, Receive, Upload
+from backendpool_async.proxy.upload import ClientLeft, Message, Receive, Send, Upload
 from backendpool_async.proxy.upstream import Upstream
 from backendpool_async.retries import IDEMPOTENT_METHODS, Attempts
-
-Send = Callable[[Message], Awaitable[None]]
 
 _READ_AHEAD: Final = 65_536
 _MOST_INTERIM: Final = 32
@@ -121,11 +119,6 @@ class Exchange:
             raise
         else:
             self._let_go()
-
-    async def refuse(self, refusal: Refusal, request: ProxyRequest, send: Send) -> None:
-        """Answer without asking anybody."""
-        self._request, self._send = request, send
-        await self._answer(refusal)
 
     async def _pass_on(self) -> None:
         request, settings = self._request, self._settings
@@ -252,29 +245,29 @@ class Exchange:
     async def _pass_back(self, lease: Lease, asked: _Asked) -> None:
         message, upload = asked.message, self._upload
         try:
-            answer = self._rules.answer(message.code, message.raw_headers, _version_of(message))
+            head = self._rules.answer(message.code, message.raw_headers, _version_of(message))
             if message.code > _HIGHEST_STATUS:
                 raise Refusal(502, "the backend's answer is malformed")
         except Refusal as refusal:
             lease.failed(refusal.text)
             self._complaints.complain(lease.backend, refusal.text, refusal.__cause__)
             raise
-        if upload is not None and not upload.is_wanted:
+        if upload is not None and not upload.is_asked_for:
             # The client may send its body or not: where its next request begins is not known.
             self._patrol.stop_upload()
             if self._request.version[0] == "1":
-                answer.pairs.append((b"connection", b"close"))
+                head.pairs.append((b"connection", b"close"))
         if not asked.payload.is_eof():
             lease.answered()
         self._begun = True
         start = {
             "type": "http.response.start",
             "status": message.code,
-            "headers": answer.pairs,
+            "headers": head.pairs,
         }
         await self._to_client(start)
         try:
-            await self._copy(asked, answer)
+            await self._copy(asked, head)
         except _BACKEND_ERRORS as error:
             if not self._waits_for_backend:
                 raise
@@ -285,14 +278,14 @@ class Exchange:
             self._let_go(error)
             raise BrokenOff("the backend broke off in its answer") from None
 
-    async def _copy(self, asked: _Asked, answer: AnswerHead) -> None:
+    async def _copy(self, asked: _Asked, head: AnswerHead) -> None:
         payload = asked.payload
         while True:
             self._waits_for_backend = True
             piece = await payload.readany()
             is_last = payload.at_eof()
             if is_last:
-                self._end_connection(asked, answer)
+                self._end_connection(asked, head)
             self._waits_for_backend = False
             self._patrol.moved()
             body = {"type": "http.response.body", "body": piece, "more_body": not is_last}
@@ -308,8 +301,8 @@ class Exchange:
         except OSError as error:
             raise ClientLeft from error
 
-    def _end_connection(self, asked: _Asked, answer: AnswerHead) -> None:
-        if answer.length == ABSENT:
+    def _end_connection(self, asked: _Asked, head: AnswerHead) -> None:
+        if head.length == ABSENT:
             # Its end is that of the connection, which a reset is not.
             error = asked.protocol.exception()
             if isinstance(error, OSError):
@@ -351,15 +344,7 @@ class Exchange:
     async def _answer(self, refusal: Refusal) -> None:
         if self._begun:
             raise BrokenOff(refusal.text) from None
-        body = b"" if self._request.method == b"HEAD" else f"{refusal}\n".encode()
-        headers = refusal.headers(body, self._request.version)
-        try:
-            await self._send(
-                {"type": "http.response.start", "status": refusal.status, "headers": headers}
-            )
-            await self._send({"type": "http.response.body", "body": body, "more_body": False})
-        except OSError:
-            return
+        await answer(refusal, self._request, self._send, upload=self._upload)
 
 
 def _version_of(message: RawResponseMessage) -> str:

@@ -28,8 +28,13 @@ class Refusal(Exception):
     def __str__(self) -> str:
         return f"{self.status} {HTTPStatus(self.status).phrase.lower()}: {self.text}"
 
-    def headers(self, body: bytes, version: str = "1.1") -> list[tuple[bytes, bytes]]:
-        """Return the header lines of the answer with this body, in that version of HTTP."""
+    def headers(
+        self, body: bytes, version: str = "1.1", *, closes: bool = False
+    ) -> list[tuple[bytes, bytes]]:
+        """Return the header lines of the answer with this body, in that version of HTTP.
+
+        `closes`: the connection is to end with it, whatever the status.
+        """
         lines = [
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", b"%d" % len(body)),
@@ -40,7 +45,7 @@ class Refusal(Exception):
         if self.status == HTTPStatus.METHOD_NOT_ALLOWED:
             lines.append((b"allow", _METHODS))
         # HTTP/2 has no such line.
-        if self.status in _CLOSING and version[0] == "1":
+        if (closes or self.status in _CLOSING) and version[0] == "1":
             lines.append((b"connection", b"close"))
         return lines
 

@@ -18,6 +18,7 @@ _CONTINUE_SECONDS: Final = 1.0
 
 Message = MutableMapping[str, Any]  # what is in it depends on its type
 Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 class ClientLeft(Exception):
@@ -27,7 +28,8 @@ class ClientLeft(Exception):
 class Upload:
     """Passes a body on piece by piece: the next is asked for when this one is on its way.
 
-    `is_done`: all of it was sent. `waits_for_client`: the next piece is the client's to send.
+    `is_asked_for`: the client was told, or need not be told, to send it. `is_done`: all of it was
+    sent. `waits_for_client`: the next piece is the client's to send.
     `blocked_since`: the loop's time since which the backend is to take a piece; None: it need not.
     """
 
@@ -39,6 +41,7 @@ class Upload:
         "_moved",
         "_receive",
         "blocked_since",
+        "is_asked_for",
         "is_done",
         "waits_for_client",
     )
@@ -59,6 +62,7 @@ class Upload:
         self._go_on = asyncio.Event() if expects_continue else None
         self._ahead: asyncio.Task[Message] | None = None
         self.blocked_since: float | None = None
+        self.is_asked_for: bool = not expects_continue
         self.is_done: bool = False
         self.waits_for_client: bool = False
 
@@ -69,7 +73,7 @@ class Upload:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether the client was told, or need not be told, to send the body."""
+        """Whether the backend was heard to want it, or need not be asked."""
         return self._go_on is None or self._go_on.is_set()
 
     def look_ahead(self) -> asyncio.Task[Message] | None:
@@ -115,6 +119,8 @@ class Upload:
     async def _next_piece(self) -> tuple[bytes, bool]:
         """Return what came, and whether there is more to come."""
         self.waits_for_client = True
+        # A server tells its client to go on when it is asked for a first message.
+        self.is_asked_for = True
         ahead, self._ahead = self._ahead, None
         message = await (self._receive() if ahead is None else ahead)
         self.waits_for_client = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -11,10 +12,18 @@ from backends import served_by_aiohttp, served_by_hypercorn, served_by_uvicorn
 
 from backendpool_async import BackendPool, Balancer
 from backendpool_async.proxy import ReverseProxy
+from backendpool_async.proxy.server_protocol import BoundedProtocol
 
 FRONTS: Final = ("uvicorn", "hypercorn", "aiohttp")
 # Where it matters who reads the bytes: uvicorn has two parsers.
 PARSERS: Final = (*FRONTS, "uvicorn-h11")
+# What `backendpool serve` has changes some of uvicorn.
+ALL: Final = (*PARSERS, "serve")
+_UVICORN: Final[dict[str, str | type[asyncio.Protocol]]] = {
+    "uvicorn": "httptools",
+    "uvicorn-h11": "h11",
+    "serve": BoundedProtocol,
+}
 
 
 @asynccontextmanager
@@ -30,8 +39,7 @@ async def served(front: str, proxy: ReverseProxy, **options: Any) -> AsyncIterat
         async with served_by_aiohttp(app, **options) as place:
             yield place.address
     else:
-        http = "h11" if front == "uvicorn-h11" else "httptools"
-        async with served_by_uvicorn(proxy, http=http, **options) as place:
+        async with served_by_uvicorn(proxy, http=_UVICORN[front], **options) as place:
             yield place.address
 
 
@@ -41,16 +49,22 @@ async def proxied(
     *backends: str,
     handler_cancellation: bool | None = None,
     auto_decompress: bool | None = None,
+    lingering_time: float | None = None,
     **keywords: Any,
 ) -> AsyncIterator[Proxied]:
-    """Serve a proxy for these backends."""
+    """Serve a proxy for these backends.
+
+    `lingering_time`: for which aiohttp.web reads a body that nobody has asked for.
+    """
     balancer = Balancer(BackendPool.static(list(backends)))
     proxy = ReverseProxy(balancer, **keywords)
-    options = {}
+    options: dict[str, Any] = {}
     if handler_cancellation is not None:
         options["handler_cancellation"] = handler_cancellation
     if auto_decompress is not None:
         options["auto_decompress"] = auto_decompress
+    if lingering_time is not None and front == "aiohttp":
+        options["lingering_time"] = lingering_time
     async with served(front, proxy, **options) as address:
         yield Proxied(address, proxy, balancer)
 

@@ -178,6 +178,8 @@ async def test_nobody_to_ask_is_503_with_a_time_to_ask_again(front: str) -> None
         )
         assert head.startswith(b"HTTP/1.1 503 ")
         assert head.endswith(b"\r\n\r\n")
+        # That of the answer to GET (RFC 9110, section 8.6).
+        assert b"content-length: %d\r\n" % len(answer.body) in head.lower()
 
 
 @each_front
