@@ -181,6 +181,12 @@ class Exchange:
                 if self._upstream.is_closed:
                     self._let_go(asyncio.CancelledError())
                     raise closing(settings.retry_after) from error
+                if _is_end(error) and self._upload is not None and self._upload.waits_for_client:
+                    # Its own patience has ended, or it has: a client that is slow must not have it
+                    # blamed, and who was quicker cannot be told.
+                    self._let_go(asyncio.CancelledError())
+                    self._complaints.complain(lease.backend, "it left within a body", error)
+                    raise Refusal(408, "the rest of the body did not come in time") from error
                 self._let_go(error)
                 another = attempts.after_error(error)
                 if another is None:
@@ -345,6 +351,11 @@ class Exchange:
         if self._begun:
             raise BrokenOff(refusal.text) from None
         await answer(refusal, self._request, self._send, upload=self._upload)
+
+
+def _is_end(error: Exception) -> bool:
+    """Whether the connection has ended, and not with nonsense."""
+    return not isinstance(error, (HttpProcessingError, aiohttp.ClientPayloadError))
 
 
 def _version_of(message: RawResponseMessage) -> str:

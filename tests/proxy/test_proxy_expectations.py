@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -52,10 +51,6 @@ REFUSALS: dict[str, tuple[int, bytes, dict[str, Any]]] = {
     "too slow": (504, EXPECTING, {"limits": ProxyLimits(total_timeout=0.2)}),
     "a method": (405, post(b"Expect: 100-continue", method=b"TRACE"), {}),
 }
-BACKENDS: dict[str, Callable[[str], list[str]]] = {
-    "nobody to ask": lambda _: [],
-    "no connection": lambda _: [servers.nobody()],
-}
 
 
 @each_front
@@ -64,7 +59,8 @@ async def test_what_the_proxy_refuses_ends_with_its_connection(front: str, case:
     status, first, keywords = REFUSALS[case]
     async with echo_backend() as echo, raw_backend(silent) as mute:
         backend = mute.address if case == "too slow" else echo.address
-        listed = BACKENDS.get(case, lambda address: [address])(backend)
+        unasked = {"nobody to ask": [], "no connection": [servers.nobody()]}
+        listed = unasked.get(case, [backend])
         async with proxied(front, *listed, lingering_time=0.1, **keywords) as place:
             if case == "too many":
                 place.proxy._core.in_flight += 1

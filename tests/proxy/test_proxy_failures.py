@@ -18,6 +18,7 @@ from backends import (
     read_head,
 )
 from backends_misbehaving import reset
+from backends_raw import Handler
 from proxy_fronts import FRONTS, Proxied, proxied, served
 
 from backendpool_async import BackendPool, Balancer
@@ -293,6 +294,57 @@ async def test_a_client_that_leaves_is_no_failure_of_the_backend(front: str) -> 
         await servers.until(lambda: not place.in_flight())
         assert place.failures() == 0
         assert not place.proxy.in_flight
+
+
+async def leaves_within_a_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """As nginx does after its client_body_timeout."""
+    await read_head(reader)
+    await reader.readexactly(5)
+
+
+async def resets_within_a_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await leaves_within_a_body(reader, writer)
+    reset(writer)
+
+
+async def talks_nonsense_within_a_body(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    await leaves_within_a_body(reader, writer)
+    writer.write(b"nonsense\r\n\r\n")
+    await reader.read()
+
+
+@each_front
+@pytest.mark.parametrize("leaves", [leaves_within_a_body, resets_within_a_body])
+async def test_a_backend_that_is_tired_of_a_slow_client_is_not_to_blame(
+    front: str, leaves: Handler
+) -> None:
+    async with (
+        raw_backend(leaves) as backend,
+        echo_backend() as other,
+        proxied(front, backend.address) as place,
+        connected(place.address) as (reader, writer),
+    ):
+        writer.write(b"POST / HTTP/1.1\r\nHost: api\r\nContent-Length: 10\r\n\r\nhello")
+        await servers.until(lambda: bool(backend.accepted))
+        place.pool.update([backend.address, other.address])
+        answer = await read_answer(reader)
+        assert (answer.status, answer.value("connection")) == (408, "close")
+        assert (place.failures(), place.in_flight()) == (0, 0)
+        # What had a body is asked of one backend only.
+        assert not other.requests
+
+
+async def test_nonsense_is_a_failure_also_while_the_client_owes_its_body() -> None:
+    async with (
+        raw_backend(talks_nonsense_within_a_body) as backend,
+        proxied("uvicorn", backend.address) as place,
+        connected(place.address) as (reader, writer),
+    ):
+        writer.write(b"POST / HTTP/1.1\r\nHost: api\r\nContent-Length: 10\r\n\r\nhello")
+        assert (await read_answer(reader)).status == 502
+        assert place.failures() == 1
 
 
 @each_front
