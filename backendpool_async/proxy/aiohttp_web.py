@@ -50,7 +50,7 @@ class AiohttpHandler:
             return refused(Refusal(415, "a body with a Content-Encoding"))
         client = _Client(request)
         try:
-            await self._core.exchange(asked, client.receive, client.send)
+            await self._core.exchange(asked, client.receive, client.send, request.transport)
         except BrokenOff:
             _reset(request)
         return client.answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
 from types import TracebackType
@@ -102,7 +103,7 @@ class ReverseProxy:
         """Serve one request, WebSocket or lifespan, as ASGI has it."""
         kind = scope["type"]
         if kind == "http":
-            await self._core.exchange(_request(scope), receive, send)
+            await self._core.exchange(_request(scope), receive, send, _transport_of(send))
         elif kind == "websocket":
             socket = AsgiClientSocket(scope, receive, send)
             await self._websockets.serve(socket, _request(scope))
@@ -168,6 +169,15 @@ class ReverseProxy:
         finally:
             await self.aclose()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _transport_of(send: Send) -> asyncio.Transport | None:
+    # uvicorn's is a method of what has the client's connection, which is not documented: tests pin
+    # it. Another server's shows nothing, nor does one that a framework has wrapped.
+    transport: asyncio.Transport | None = getattr(
+        getattr(send, "__self__", None), "transport", None
+    )
+    return transport if hasattr(transport, "get_write_buffer_size") else None
 
 
 def _request(scope: Scope) -> ProxyRequest:

@@ -45,7 +45,13 @@ class ProxyCore:
         self._upstreams: dict[asyncio.AbstractEventLoop, Upstream] = {}
         self._started_balancer = False
 
-    async def exchange(self, request: ProxyRequest, receive: Receive, send: Send) -> None:
+    async def exchange(
+        self,
+        request: ProxyRequest,
+        receive: Receive,
+        send: Send,
+        to_client: asyncio.Transport | None,
+    ) -> None:
         """Pass a request on and its answer back; see `Exchange.run`."""
         if self.in_flight >= self.settings.limits.concurrent_requests:
             busy = Refusal(503, "too many requests at once", retry_after=self.settings.retry_after)
@@ -56,7 +62,7 @@ class ProxyCore:
         )
         self.in_flight += 1
         try:
-            await exchange.run(request, receive, send)
+            await exchange.run(request, receive, send, to_client)
         finally:
             self.in_flight -= 1
 

@@ -94,13 +94,21 @@ class Exchange:
         self._connection: Connection | None = None
         self._upload: Upload | None = None
 
-    async def run(self, request: ProxyRequest, receive: Receive, send: Send) -> None:
+    async def run(
+        self,
+        request: ProxyRequest,
+        receive: Receive,
+        send: Send,
+        to_client: asyncio.Transport | None,
+    ) -> None:
         """Do it, once; `receive` and `send` as of an ASGI app.
+
+        `to_client` is the client's connection, to look at; None: it is not to be seen.
 
         Raises `BrokenOff` when an answer that has begun does not come to its end.
         """
         self._request, self._receive, self._send = request, receive, send
-        patrol = self._patrol = Patrol(self._settings.limits, receive)
+        patrol = self._patrol = Patrol(self._settings.limits, receive, to_client)
         try:
             async with patrol.limit:
                 try:
@@ -205,6 +213,7 @@ class Exchange:
     async def _ask(self, lease: Lease, line: bytes, head: RequestHead, length: int) -> _Asked:
         connection, protocol = await self._upstream.connect(lease.backend)
         self._connection = connection
+        self._patrol.to_backend = protocol.transport
         size = self._settings.limits.header_size
         protocol.set_response_params(
             skip_payload=self._request.method == b"HEAD",

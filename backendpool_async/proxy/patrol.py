@@ -10,12 +10,15 @@ from typing import Final
 
 from backendpool_async.proxy.refusal import Refusal
 from backendpool_async.proxy.settings import ProxyLimits
+from backendpool_async.proxy.taking import Taken, taken
 from backendpool_async.proxy.upload import Message, Receive, Upload
 
 # Most requests have their answer before that, and cost no task that waits for their client to
 # leave.
 _FIRST_LOOK: Final = 0.1
 _NEXT_LOOK: Final = 1.0
+# What a peer takes between two looks is seen at the second: several in the time for being idle.
+_LOOKS: Final = 4
 
 
 class Why(enum.Enum):
@@ -32,6 +35,9 @@ class Patrol:
 
     To end it, the body of ``async with patrol.limit`` is cancelled and TimeoutError is raised out
     of it; `why` says why, and `refusal` what is to be answered if that is `Why.REFUSED`.
+
+    `to_client` and `to_backend`: the connections, None where they are not to be seen. What a peer
+    takes of what was sent to it moves, however slow it is.
     """
 
     __slots__ = (
@@ -44,17 +50,25 @@ class Patrol:
         "_loop",
         "_moved_at",
         "_receive",
+        "_seen",
         "_timer",
+        "_to_client",
         "_upload",
         "_uploading",
         "limit",
         "refusal",
+        "to_backend",
         "why",
     )
 
-    def __init__(self, limits: ProxyLimits, receive: Receive) -> None:
+    def __init__(
+        self, limits: ProxyLimits, receive: Receive, to_client: asyncio.Transport | None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._receive = receive
+        self._to_client = to_client
+        self.to_backend: asyncio.Transport | None = None
+        self._seen: dict[asyncio.Transport, Taken] = {}
         self._idle = limits.idle_timeout
         now = self._moved_at = self._loop.time()
         total = limits.total_timeout
@@ -101,6 +115,7 @@ class Patrol:
 
     def _look(self) -> None:
         now = self._loop.time()
+        self._look_at_peers(now)
         idle_at = self._moved_at + self._idle
         if now >= self._ends_at:
             self._end(Why.TOTAL)
@@ -108,7 +123,7 @@ class Patrol:
         if now >= idle_at:
             self._end(Why.IDLE)
             return
-        next_look = min(idle_at, self._ends_at)
+        next_look = min(idle_at, self._ends_at, now + self._idle / _LOOKS)
         if not self._is_watched:
             # One reader of the client's messages at a time.
             if not self._has_body or (self._uploading is not None and self._uploading.done()):
@@ -118,6 +133,21 @@ class Patrol:
                 self._look_after_upload(now)
                 next_look = min(next_look, now + _NEXT_LOOK)
         self._timer = self._loop.call_at(next_look, self._look)
+
+    def _look_at_peers(self, now: float) -> None:
+        if self._has_taken(self._to_client):
+            self._moved_at = now
+        if self._has_taken(self.to_backend):
+            self._moved_at = now
+            if self._upload is not None and self._upload.blocked_since is not None:
+                self._upload.blocked_since = now
+
+    def _has_taken(self, transport: asyncio.Transport | None) -> bool:
+        if transport is None:
+            return False
+        before, now = self._seen.get(transport), taken(transport)
+        self._seen[transport] = now
+        return before is not None and before.is_less_than(now)
 
     def _look_after_upload(self, now: float) -> None:
         upload = self._upload

@@ -27,7 +27,12 @@ class ProxyLimits:
     * `message_size`: bytes of one WebSocket message, in either direction (1009 beyond it).
     * `connect_timeout`: seconds until a connection to a backend has to be there.
     * `idle_timeout`: seconds in which nothing may move in either direction, before the answer
-      (504) and while it passes (it is broken off).
+      (504) and while it passes (it is broken off). The head of an answer moves when it is whole. A
+      body moves when some of it comes, and when a peer takes some, however little, where that is
+      to be seen: of backends always, of clients under uvicorn (unless a framework is around the
+      proxy) and in aiohttp.web. Where it is not, and on other systems than Linux, a body moves
+      when there is room for more of it: the server and the kernel hold some hundred KiB, for which
+      a slow client may need longer than this.
     * `total_timeout`: seconds for a request and its whole answer, but not for a WebSocket; None: as
       long as it takes.
     * `concurrent_requests`: how many may be under way at once (503 beyond it).
