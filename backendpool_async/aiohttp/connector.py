@@ -20,7 +20,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
-from backendpool_async.aiohttp.kept import KeptConnection
+from backendpool_async.aiohttp.backend_protocol import BackendProtocol
 from backendpool_async.backend import Backend
 from backendpool_async.balance.balancer import Balancer
 from backendpool_async.keywords import seconds
@@ -105,8 +105,10 @@ class BackendConnector(aiohttp.TCPConnector):
         self._listed: frozenset[str] = self._list_now()
         self._removed: dict[str, float] = {}
         self._is_to_follow = False
-        self._factory = partial(KeptConnection, self._loop)  # type: ignore[assignment]  # more of it
-        self._known: weakref.WeakSet[KeptConnection] = weakref.WeakSet()
+        # For which aiohttp has no other way.
+        make = partial(BackendProtocol, self._loop)
+        self._factory = make  # type: ignore[assignment]  # what it makes is invariant to mypy
+        self._known: weakref.WeakSet[BackendProtocol] = weakref.WeakSet()
         self._age_timer: asyncio.TimerHandle | None = None
         self._stop_following = [pool._tell(self, BackendConnector._list_changed) for pool in pools]
 
@@ -131,6 +133,13 @@ class BackendConnector(aiohttp.TCPConnector):
             kept.close()
         return super()._get(key, traces)
 
+    def _release(
+        self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False
+    ) -> None:
+        # Not documented either. What comes from now on, nobody has asked for.
+        cast(BackendProtocol, protocol).received = 0
+        super()._release(key, protocol, should_close=should_close)
+
     async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> ResponseHandler:
@@ -139,7 +148,7 @@ class BackendConnector(aiohttp.TCPConnector):
         if address in self._removed and self._listed and _is_chosen(req):
             raise NoLongerListed(f"{address} has left the list")
         made = await super()._create_connection(req, traces, timeout)
-        protocol = cast(KeptConnection, made)
+        protocol = cast(BackendProtocol, made)
         expires_at = self._loop.time() + self._max_age * random.uniform(0.8, 1.0)
         protocol.address, protocol.expires_at = address, expires_at
         self._known.add(protocol)

@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 
 import aiohttp
 from aiohttp import StreamReader
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage
 
+from backendpool_async.aiohttp.backend_protocol import BackendProtocol
 from backendpool_async.balance.balancer import Balancer
 from backendpool_async.balance.lease import Lease
 from backendpool_async.errors import NoBackends
@@ -46,7 +46,7 @@ class _Asked(NamedTuple):
     """An answer whose head has come, and over what."""
 
     connection: Connection
-    protocol: ResponseHandler
+    protocol: BackendProtocol
     message: RawResponseMessage
     payload: StreamReader
 
@@ -215,6 +215,7 @@ class Exchange:
         self._connection = connection
         self._patrol.to_backend = protocol.transport
         size = self._settings.limits.header_size
+        protocol.longest_head = 2 * size
         protocol.set_response_params(
             skip_payload=self._request.method == b"HEAD",
             read_until_eof=True,
@@ -222,6 +223,8 @@ class Exchange:
             read_bufsize=_READ_AHEAD,
             max_line_size=size,
             max_field_size=size,
+            # Each is one line of some bytes at least, so that the sum is what counts.
+            max_headers=size,
         )
         name = self._settings.host_header
         if name is None:
@@ -245,7 +248,7 @@ class Exchange:
         return _Asked(connection, protocol, message, payload)
 
     async def _read_head(
-        self, protocol: ResponseHandler
+        self, protocol: BackendProtocol
     ) -> tuple[RawResponseMessage, StreamReader]:
         for _ in range(_MOST_INTERIM):
             message, payload = await protocol.read()

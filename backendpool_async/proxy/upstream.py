@@ -10,6 +10,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from yarl import URL
 
+from backendpool_async.aiohttp.backend_protocol import BackendProtocol
 from backendpool_async.aiohttp.connector import BackendConnector
 from backendpool_async.backend import Backend
 from backendpool_async.balance.balancer import Balancer
@@ -46,7 +47,7 @@ class Upstream:
         self.is_closed: bool = False
         """Connections broke off because they were closed here: that is no failure of a backend."""
 
-    async def connect(self, backend: Backend) -> tuple[Connection, ResponseHandler]:
+    async def connect(self, backend: Backend) -> tuple[Connection, BackendProtocol]:
         """Return a connection, a kept one or a new one; to be released or closed.
 
         Raises aiohttp.ClientError or OSError when there is none to be had; nothing was sent then.

@@ -19,8 +19,9 @@ from servers import nobody, until
 from yarl import URL
 
 from backendpool_async import Backend, BackendPool, Balancer
-from backendpool_async.aiohttp import BackendConnector, backend_middleware, kept
+from backendpool_async.aiohttp import BackendConnector, backend_middleware, backend_protocol
 from backendpool_async.aiohttp import connector as connector_module
+from backendpool_async.aiohttp.backend_protocol import BackendProtocol
 from backendpool_async.retries import Retries
 
 # Long before aiohttp itself closes what is idle.
@@ -256,13 +257,13 @@ async def test_nor_is_it_behind_one_that_has_been_idle_for_too_long() -> None:
 
 
 async def test_a_connection_that_is_not_open_is_not_quiet() -> None:
-    assert not kept.KeptConnection(asyncio.get_running_loop()).is_quiet()
+    assert not BackendProtocol(asyncio.get_running_loop()).is_quiet()
 
 
 async def test_where_sockets_cannot_be_polled_the_loop_is_believed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(kept, "_new_poll", None)
+    monkeypatch.setattr(backend_protocol, "_new_poll", None)
     async with echo_backend() as a, session_of(balancer_of(a)) as s:
         for _ in range(3):
             await (await s.get("http://api/")).read()
@@ -285,7 +286,28 @@ async def test_an_answer_that_nobody_asked_for_is_given_to_nobody() -> None:
         spoke.set()
         assert isinstance(s.connector, BackendConnector)
         (connection,) = s.connector._known
-        await until(lambda: len(connection) == 1)
+        await until(lambda: connection.received > 0)
+        assert await (await s.get("http://api/")).text() == "ok"
+        assert raw.accepted == 2
+
+
+async def test_half_an_answer_that_nobody_asked_for_is_not_the_beginning_of_the_next() -> None:
+    spoke = asyncio.Event()
+
+    async def speaks_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await spoke.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Half: ")
+        await read_head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
+
+    async with raw_backend(speaks_up) as raw, session_of(balancer_of(raw)) as s:
+        assert await (await s.get("http://api/")).text() == "ok"
+        spoke.set()
+        assert isinstance(s.connector, BackendConnector)
+        (connection,) = s.connector._known
+        await until(lambda: connection.received > 0)
         assert await (await s.get("http://api/")).text() == "ok"
         assert raw.accepted == 2
 

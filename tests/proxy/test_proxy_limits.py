@@ -110,6 +110,47 @@ async def test_the_body_is_as_long_as_it_was_announced() -> None:
             assert await asked(b"hello ", b"world") == 400
 
 
+async def test_header_lines_of_an_answer_are_limited_by_size_and_not_by_number() -> None:
+    async def many(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await read_head(reader)
+            lines = int(head.split(b" ")[1][1:])
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n")
+            writer.write(b"x: y\r\n" * lines + b"\r\nok")
+
+    async with raw_backend(many) as backend, proxied("uvicorn", backend.address) as place:
+        for lines, status in ((500, 200), (10_000, 200), (20_000, 502)):
+            async with connected(place.address) as (reader, writer):
+                writer.write(b"GET /%d HTTP/1.1\r\nHost: api\r\n\r\n" % lines)
+                # Longer than what the reader of a test takes at once.
+                status_line = await reader.readline()
+            assert status_line.startswith(b"HTTP/1.1 %d " % status), lines
+        assert place.failures() == 1
+
+
+async def test_a_head_without_an_end_is_not_kept_for_long() -> None:
+    sent = 0
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await read_head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            writer.write(b"X: " + b"a" * 60_000 + b"\r\n")
+            await writer.drain()
+            sent += 60_000
+
+    async with raw_backend(endless) as backend, proxied("uvicorn", backend.address) as place:
+        answer = await exchange(
+            place.address, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        )
+        assert answer.startswith(b"HTTP/1.1 502 ")
+        await servers.until(lambda: not backend.open)
+        assert place.failures() == 1
+        # What the kernel holds, and a little of ours.
+        assert sent < 20 * MIB
+
+
 @each_front
 async def test_more_requests_than_allowed_at_once_are_refused(front: str) -> None:
     limits = ProxyLimits(concurrent_requests=1)
