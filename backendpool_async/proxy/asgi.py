@@ -15,7 +15,7 @@ from backendpool_async.errors import describe
 from backendpool_async.proxy.aiohttp_web import AiohttpHandler
 from backendpool_async.proxy.core import ProxyCore
 from backendpool_async.proxy.headers import HeaderRules
-from backendpool_async.proxy.request import ProxyRequest, asgi_target
+from backendpool_async.proxy.request import ProxyRequest, asgi_target, with_own_target
 from backendpool_async.proxy.settings import Key, ProxyLimits, checked_settings
 from backendpool_async.proxy.upload import Receive, Send
 from backendpool_async.proxy.websocket import WebSocketProxy
@@ -182,7 +182,7 @@ def _transport_of(send: Send) -> asyncio.Transport | None:
 
 def _request(scope: Scope) -> ProxyRequest:
     client = scope.get("client")
-    return ProxyRequest(
+    request = ProxyRequest(
         scope.get("method", "GET").encode("ascii", "replace"),
         asgi_target(scope),
         scope["headers"],
@@ -190,3 +190,4 @@ def _request(scope: Scope) -> ProxyRequest:
         scope.get("scheme", "http"),
         scope.get("http_version", "1.1"),
     )
+    return request if request.target[:1] == b"/" else with_own_target(request)

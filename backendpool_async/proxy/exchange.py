@@ -20,7 +20,7 @@ from backendpool_async.proxy.headers import AnswerHead, HeaderRules, RequestHead
 from backendpool_async.proxy.own_answer import answer
 from backendpool_async.proxy.patrol import Patrol, Why
 from backendpool_async.proxy.refusal import BrokenOff, Refusal
-from backendpool_async.proxy.request import ProxyRequest, request_line
+from backendpool_async.proxy.request import ProxyRequest, forwarded_once, request_line
 from backendpool_async.proxy.settings import ProxySettings
 from backendpool_async.proxy.unanswered import closing, nobody_to_ask, unanswered
 from backendpool_async.proxy.upload import ClientLeft, Message, Receive, Send, Upload
@@ -129,7 +129,10 @@ class Exchange:
             self._let_go()
 
     async def _pass_on(self) -> None:
-        request, settings = self._request, self._settings
+        settings = self._settings
+        request = self._request
+        if request.method == b"OPTIONS":
+            request = self._request = forwarded_once(request)
         line = request_line(request.method, request.target)
         head = self._rules.request(request.headers, request.client, request.scheme, request.version)
         length = head.length

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
+from backendpool_async.proxy.date import http_date
 from backendpool_async.proxy.forwarded import CLAIM_PREFIXES, CLAIMS, Forwarded, Pair
 from backendpool_async.proxy.framing import AmbiguousFraming, message_framing
 from backendpool_async.proxy.grammar import HOST, LONGEST_HOST, TOKEN
@@ -36,7 +37,7 @@ _APART: Final = (
 _DASHED: Final = bytes(
     byte if chr(byte).isalnum() and byte < 128 else ord("-") for byte in range(256)
 )
-_ANSWER_APART: Final = HOP_BY_HOP | {b"content-length", b"via"}
+_ANSWER_APART: Final = HOP_BY_HOP | {b"content-length", b"date", b"via"}
 # What nobody may have dropped by naming it in Connection: it is the message's, not the hop's.
 _NOT_THE_HOPS: Final = frozenset({b"content-length", b"host", b"cookie", b"via", b"expect"})
 # RFC 9110, section 5.5: no control character but the tabulator; CR and LF divide lines.
@@ -137,7 +138,7 @@ class HeaderRules:
         for name, value in headers:
             lowered = name.lower()
             (apart if lowered in _ANSWER_APART else pairs).append((lowered, value))
-        lengths, codings, vias, of_the_hop = _taken_apart(apart)
+        lengths, codings, vias, dates, of_the_hop = _taken_apart(apart)
         if of_the_hop:
             pairs = [pair for pair in pairs if pair[0] not in of_the_hop]
         try:
@@ -147,6 +148,8 @@ class HeaderRules:
         # Neither has a body, and a server would wait for one that is announced.
         if length >= 0 and status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
             pairs.append((b"content-length", lengths[0]))
+        # RFC 9110, section 6.6.1.
+        pairs += [(b"date", date) for date in dates] or [(b"date", http_date())]
         pairs.append((b"via", self._appended_via(vias, version)))
         names = b"".join([name for name, _ in pairs])
         values = b"".join([value for _, value in pairs])
@@ -217,11 +220,12 @@ class _SortedOut:
 
 def _taken_apart(
     apart: Iterable[Pair],
-) -> tuple[list[bytes], list[bytes], list[bytes], set[bytes]]:
-    """Return lengths, codings and proxies of an answer, and what Connection names."""
+) -> tuple[list[bytes], list[bytes], list[bytes], list[bytes], set[bytes]]:
+    """Return lengths, codings, proxies and dates of an answer, and what Connection names."""
     lengths: list[bytes] = []
     codings: list[bytes] = []
     vias: list[bytes] = []
+    dates: list[bytes] = []
     of_the_hop: set[bytes] = set()
     for name, value in apart:
         if name == b"content-length":
@@ -232,7 +236,9 @@ def _taken_apart(
             of_the_hop |= _named(value)
         elif name == b"via":
             vias.append(value)
-    return lengths, codings, vias, of_the_hop
+        elif name == b"date":
+            dates.append(value)
+    return lengths, codings, vias, dates, of_the_hop
 
 
 def _named(connection: bytes) -> set[bytes]:

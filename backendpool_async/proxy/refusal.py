@@ -5,13 +5,18 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final
 
+from backendpool_async.proxy.date import http_date
+
 _METHODS: Final = b"DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 # After these it is not known where the next request begins, or not to be awaited.
 _CLOSING: Final = frozenset({400, 408, 431})
+_ABOUT_METHODS: Final = frozenset({HTTPStatus.OK, HTTPStatus.METHOD_NOT_ALLOWED})
 
 
 class Refusal(Exception):
     """The proxy answers by itself: `status` and `text`, which the client sees.
+
+    200 answers what a client asks of the proxy itself (OPTIONS).
 
     `text` names no address. `retry_after`: seconds after which to ask again; None: not said.
 
@@ -36,13 +41,14 @@ class Refusal(Exception):
         `closes`: the connection is to end with it, whatever the status.
         """
         lines = [
+            (b"date", http_date()),
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", b"%d" % len(body)),
             (b"cache-control", b"no-store"),
         ]
         if self.retry_after is not None:
             lines.append((b"retry-after", b"%d" % self.retry_after))
-        if self.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        if self.status in _ABOUT_METHODS:
             lines.append((b"allow", _METHODS))
         # HTTP/2 has no such line.
         if (closes or self.status in _CLOSING) and version[0] == "1":

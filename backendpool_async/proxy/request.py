@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -14,6 +15,9 @@ from backendpool_async.proxy.refusal import Refusal
 _ENDS_TARGET: Final = bytes([*range(33), 127]) + b"#"
 # A tunnel to anywhere; and what the proxy adds is not for the client to see (RFC 9110, 9.3.8).
 _REFUSED_METHODS: Final = frozenset({b"CONNECT", b"TRACE"})
+# A target with a host, RFC 9112, section 3.2.2; who names a user in it is refused.
+_ABSOLUTE: Final = re.compile(rb"(?i:https?)://([^/?#@]+)([/?].*)?", re.DOTALL)
+_MOST_DIGITS: Final = 9
 # What may stand in a path as it is (RFC 3986, section 3.3).
 _IN_PATHS: Final = "/:@!$&'()*+,;=~"
 
@@ -52,6 +56,48 @@ def request_line(method: bytes, target: bytes) -> bytes:
     return b"%b %b HTTP/1.1\r\n" % (method, target)
 
 
+def with_own_target(request: ProxyRequest) -> ProxyRequest:
+    """Return the request as it reads with a path for its target (RFC 9112, section 3.2.2).
+
+    A target with a host in it is split: what it says of the host is the Host that counts. What
+    cannot be split is as it was, for `request_line` to refuse.
+
+    >>> with_own_target(
+    ...     ProxyRequest(b"GET", b"http://api/x?y", [(b"host", b"b")], None, "http", "1.1")
+    ... )[1:3]
+    (b'/x?y', [(b'host', b'api')])
+    """
+    found = _ABSOLUTE.fullmatch(request.target)
+    if found is None:
+        return request
+    host, rest = found.groups()
+    if not rest:
+        # RFC 9112, section 3.2.4.
+        rest = b"*" if request.method == b"OPTIONS" else b"/"
+    elif rest[:1] == b"?":
+        rest = b"/" + rest
+    # As many as there were: one too many, or none, is refused as ever.
+    headers = [(name, host if name == b"host" else value) for name, value in request.headers]
+    return request._replace(target=rest, headers=headers)
+
+
+def forwarded_once(request: ProxyRequest) -> ProxyRequest:
+    """Return an OPTIONS request with one less in Max-Forwards (RFC 9110, section 7.6.2).
+
+    Raises `Refusal`: 200, the answer of the last who may have it; 400 for what is no number.
+    """
+    headers = []
+    for name, value in request.headers:
+        if name == b"max-forwards":
+            if not value.isdigit() or len(value) > _MOST_DIGITS:
+                raise Refusal(400, "a malformed Max-Forwards")
+            if not int(value):
+                raise Refusal(200, "this proxy was asked, and nobody behind it")
+            value = b"%d" % (int(value) - 1)
+        headers.append((name, value))
+    return request._replace(headers=headers)
+
+
 def asgi_target(scope: Mapping[str, Any]) -> bytes:
     """Return path and query of an ASGI scope as they came, without the `root_path` of a mount.
 
@@ -73,6 +119,9 @@ def asgi_target(scope: Mapping[str, Any]) -> bytes:
 def without_prefix(path: bytes, prefix: str) -> bytes:
     """Return a path without the prefix that it begins with, decoded or not; else as it is.
 
+    Where the slash after the prefix is encoded, frameworks take it for one, and backends do not:
+    what is returned begins with no slash then, and is refused.
+
     >>> without_prefix(b"/%61pi/x%2Fy", "/api")
     b'/x%2Fy'
     """
@@ -81,7 +130,7 @@ def without_prefix(path: bytes, prefix: str) -> bytes:
     rest = path[end:]
     # A server may have set it for the sake of links, and the path came without it.
     if rest[:1] not in (b"", b"/"):
-        return path
+        return rest if rest[:3].lower() == b"%2f" and rest != path else path
     return rest or b"/"
 
 

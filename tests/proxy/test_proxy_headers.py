@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import pytest
 
@@ -12,7 +14,13 @@ from backendpool_async.proxy.forwarded import Pair
 from backendpool_async.proxy.framing import ABSENT, CHUNKED
 from backendpool_async.proxy.headers import HeaderRules
 from backendpool_async.proxy.refusal import Refusal
-from backendpool_async.proxy.request import asgi_target, request_line
+from backendpool_async.proxy.request import (
+    ProxyRequest,
+    asgi_target,
+    forwarded_once,
+    request_line,
+    with_own_target,
+)
 
 HOST = (b"host", b"api")
 CLIENT = "192.0.2.1"
@@ -142,7 +150,7 @@ def test_via_is_added_to_by_each_hop() -> None:
     pairs = passed((b"via", b"1.0 a"), (b"via", b"2 b"), version="2")
     assert values(pairs, b"via") == [b"1.0 a, 2 b, 2 backendpool"]
     answer = rules(via="edge").answer(200, [(b"Via", b"1.1 c")], "1.0")
-    assert answer.pairs == [(b"via", b"1.1 c, 1.0 edge")]
+    assert values(answer.pairs, b"via") == [b"1.1 c, 1.0 edge"]
     assert values(rules().request([HOST], CLIENT, "http", "4").pairs, b"via") == [
         b"1.1 backendpool"
     ]
@@ -283,6 +291,9 @@ def test_many_clients_and_hosts_are_forgotten_again() -> None:
         ({"raw_path": b"/%61p%69/x", "root_path": "/api"}, b"/x"),
         ({"raw_path": b"/caf%c3%a9/x", "root_path": "/caf\xe9"}, b"/x"),
         ({"raw_path": b"/apis/x", "root_path": "/api"}, b"/apis/x"),
+        ({"raw_path": b"/api%2Fx", "root_path": "/api"}, b"%2Fx"),
+        ({"raw_path": b"/api%2fx/y", "root_path": "/api"}, b"%2fx/y"),
+        ({"raw_path": b"/api/%2Fx", "root_path": "/api"}, b"/%2Fx"),
         ({"raw_path": b"/x", "root_path": "/api"}, b"/x"),
         ({"raw_path": b"/a%zz", "root_path": "/aaa"}, b"/a%zz"),
         ({"raw_path": b"/a", "root_path": "/aaa"}, b"/a"),
@@ -315,12 +326,53 @@ def test_a_first_line_that_cannot_be_passed_on_is_refused(
         request_line(method, target)
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "split"),
+    [
+        (b"GET", b"http://other/a?b", b"/a?b"),
+        (b"GET", b"HTTPS://other?b", b"/?b"),
+        (b"GET", b"http://other", b"/"),
+        (b"OPTIONS", b"http://other", b"*"),
+        (b"OPTIONS", b"http://other/", b"/"),
+    ],
+)
+def test_a_target_with_a_host_is_split(method: bytes, target: bytes, split: bytes) -> None:
+    asked = ProxyRequest(method, target, [HOST, (b"x", b"y")], CLIENT, "http", "1.1")
+    own = with_own_target(asked)
+    assert own.target == split
+    assert own.headers == [(b"host", b"other"), (b"x", b"y")]
+
+
+@pytest.mark.parametrize(
+    "target", [b"http://me@other/", b"http:///a", b"ftp://other/", b"other:80", b"a", b"", b"*"]
+)
+def test_a_target_that_cannot_be_split_is_as_it_was(target: bytes) -> None:
+    asked = ProxyRequest(b"GET", target, [HOST], CLIENT, "http", "1.1")
+    assert with_own_target(asked) is asked
+
+
+@pytest.mark.parametrize("said", [b"", b"x", b"-1", b"9" * 10])
+def test_how_often_to_forward_is_a_number(said: bytes) -> None:
+    headers = [HOST, (b"max-forwards", said)]
+    with pytest.raises(Refusal, match=r"^400 "):
+        forwarded_once(ProxyRequest(b"OPTIONS", b"/", headers, CLIENT, "http", "1.1"))
+
+
+def test_the_time_of_an_answer_is_set_only_where_it_is_missing() -> None:
+    assert values(rules().answer(200, [(b"Date", b"then")], "1.1").pairs, b"date") == [b"then"]
+    for pairs in (rules().answer(200, [], "1.1").pairs, Refusal(502, "no").headers(b"")):
+        (date,) = values(pairs, b"date")
+        said = parsedate_to_datetime(date.decode())
+        assert abs((datetime.now(UTC) - said).total_seconds()) < 60
+
+
 def test_a_first_line_passes_as_it_is() -> None:
     assert request_line(b"OPTIONS", b"*") == b"OPTIONS * HTTP/1.1\r\n"
     assert request_line(b"PROPFIND", b"/\xff{}|?") == b"PROPFIND /\xff{}|? HTTP/1.1\r\n"
 
 
 def test_a_refusal_of_a_method_says_which_there_are() -> None:
+    assert dict(Refusal(200, "yes").headers(b""))[b"allow"]
     headers = dict(Refusal(405, "no").headers(b""))
     assert re.fullmatch(rb"([A-Z]+(, )?)+", headers[b"allow"])
     assert b"connection" not in headers

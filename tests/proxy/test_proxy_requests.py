@@ -55,6 +55,29 @@ async def test_an_empty_query_passes_where_the_server_tells_of_it() -> None:
     assert echo.requests[0].target == "/path?"
 
 
+# httptools, uvicorn's default, keeps no more of such a target than its path.
+@pytest.mark.parametrize("front", ["hypercorn", "aiohttp", "uvicorn-h11"])
+async def test_of_a_target_with_a_host_that_is_the_host(front: str) -> None:
+    async with echo_backend() as echo, proxied(front, echo.address) as place:
+        request = b"GET http://other:81/a?b HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n"
+        assert b" 200 " in await exchange(place.address, request)
+    (received,) = echo.requests
+    assert (received.target, received.value("host")) == ("/a?b", "other:81")
+    assert received.value("x-forwarded-host") == "other:81"
+
+
+@each_front
+async def test_options_go_no_further_than_they_may(front: str) -> None:
+    request = b"OPTIONS / HTTP/1.1\r\nHost: api\r\nMax-Forwards: %d\r\nConnection: close\r\n\r\n"
+    async with echo_backend() as echo, proxied(front, echo.address) as place:
+        answer = await exchange(place.address, request % 0)
+        assert b" 200 " in answer
+        assert b"\r\nallow: " in answer.lower()
+        assert not echo.requests
+        await exchange(place.address, request % 3)
+    assert echo.requests[0].value("max-forwards") == "2"
+
+
 @each_front
 async def test_a_method_and_a_body_arrive(front: str) -> None:
     cases = [
