@@ -45,9 +45,8 @@ class BackendProtocol(ResponseHandler):
         self.received += len(data)
         super().data_received(data)
         if self.received > self.longest_head and self._waiter is not None:
+            self.abort()
             self.set_exception(HttpProcessingError(message="the head of the answer is too long"))
-            if self.transport is not None:
-                self.transport.abort()
 
     def is_quiet(self) -> bool:
         """Whether an idle one is open, and nothing came over it.

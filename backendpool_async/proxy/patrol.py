@@ -51,6 +51,7 @@ class Patrol:
         "_moved_at",
         "_receive",
         "_seen",
+        "_taken_at",
         "_timer",
         "_to_client",
         "_upload",
@@ -68,6 +69,8 @@ class Patrol:
         self._receive = receive
         self._to_client = to_client
         self.to_backend: asyncio.Transport | None = None
+        # When the backend was last seen to have taken something.
+        self._taken_at = -math.inf
         self._seen: dict[asyncio.Transport, Taken] = {}
         self._idle = limits.idle_timeout
         now = self._moved_at = self._loop.time()
@@ -138,9 +141,7 @@ class Patrol:
         if self._has_taken(self._to_client):
             self._moved_at = now
         if self._has_taken(self.to_backend):
-            self._moved_at = now
-            if self._upload is not None and self._upload.blocked_since is not None:
-                self._upload.blocked_since = now
+            self._moved_at = self._taken_at = now
 
     def _has_taken(self, transport: asyncio.Transport | None) -> bool:
         if transport is None:
@@ -153,7 +154,7 @@ class Patrol:
         upload = self._upload
         if upload is None or upload.blocked_since is None:
             return
-        if now - upload.blocked_since >= self._idle:
+        if now - max(upload.blocked_since, self._taken_at) >= self._idle:
             # A backend that answers and does not read has no use for it; a client that goes on
             # sending can be seen to leave only by taking what it sends.
             self.stop_upload()

@@ -67,9 +67,8 @@ class Upstream:
         # By itself, a connector of aiohttp does not tell those who read from a connection.
         in_use = [each for each in self._connector._acquired if isinstance(each, ResponseHandler)]
         lost = [each.closed for each in in_use if each.closed is not None]
-        for each in in_use:
-            if each.transport is not None:
-                each.transport.abort()
+        for transport in filter(None, [each.transport for each in in_use]):
+            transport.abort()
         try:
             if lost:
                 await asyncio.wait(lost)

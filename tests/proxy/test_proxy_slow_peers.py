@@ -13,7 +13,7 @@ import servers
 from backends import echo_backend
 from proxy_fronts import ALL, proxied
 
-from backendpool_async.proxy import ProxyLimits
+from backendpool_async.proxy import ProxyLimits, taking
 from backendpool_async.proxy.asgi import _transport_of
 from backendpool_async.proxy.taking import Taken, taken
 from backendpool_async.proxy.upload import Message
@@ -90,7 +90,12 @@ async def test_a_backend_that_reads_slowly_but_steadily_is_not_idle() -> None:
                     await sending
 
 
-async def test_where_the_kernel_says_nothing_what_waits_here_is_seen() -> None:
+@pytest.mark.parametrize("told", ["for TCP only", "never"])
+async def test_where_the_kernel_says_nothing_what_waits_here_is_seen(
+    told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if told == "never":
+        monkeypatch.setattr(taking, "_TCP_INFO", None)
     ours, theirs = socket.socketpair()
     with theirs:
         transport, _ = await asyncio.get_running_loop().create_connection(
