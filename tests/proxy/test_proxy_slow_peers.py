@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import servers
-from backends import echo_backend
+from backends import connected, echo_backend, read_answer
 from proxy_fronts import ALL, proxied
 
 from backendpool_async.proxy import ProxyLimits, taking
@@ -88,6 +88,31 @@ async def test_a_backend_that_reads_slowly_but_steadily_is_not_idle() -> None:
                 sending.cancel()
                 with contextlib.suppress(asyncio.CancelledError, ConnectionError):
                     await sending
+
+
+async def test_a_body_that_is_read_slowly_is_sent_to_its_end() -> None:
+    loop = asyncio.get_running_loop()
+    size = 20_000_000
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+        address = "{}:{}".format(*listening.getsockname())
+        async with (
+            proxied("uvicorn", address, limits=LIMITS) as place,
+            connected(place.address) as (reader, writer),
+        ):
+            writer.write(b"POST / HTTP/1.1\r\nHost: api\r\nContent-Length: %d\r\n\r\n" % size)
+            writer.write(bytes(size))
+            backend, _ = await loop.sock_accept(listening)
+            with backend:
+                came = await read_slowly(backend)
+                while came < size:
+                    piece = await asyncio.wait_for(loop.sock_recv(backend, 1_000_000), 10)
+                    assert piece
+                    came += len(piece)
+                await loop.sock_sendall(backend, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                assert (await read_answer(reader)).body == b"ok"
+            assert place.failures() == 0
 
 
 @pytest.mark.parametrize("told", ["for TCP only", "never"])
