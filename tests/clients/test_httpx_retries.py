@@ -308,6 +308,38 @@ async def test_a_retry_may_join_a_connection_that_others_share(library: ModuleTy
 
 
 @both
+async def test_nobody_joins_a_connection_whose_slot_went_to_a_retry(
+    library: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[asyncio.Task[httpx.Response]] = []
+    aclose = ResponseBody.aclose
+
+    async def slowly(body: ResponseBody) -> None:
+        if not late:
+            late.append(asyncio.create_task(it.client.get("/late")))
+            await until(lambda: "1 waited for" in it.connections())
+        await aclose(body)
+
+    monkeypatch.setattr(ResponseBody, "aclose", slowly)
+    async with (
+        http2_backend() as a,
+        http2_backend() as b,
+        over(
+            balancer=in_order(a.raw.address, b.raw.address),
+            library=library,
+            retries=Retries(idempotent=True, statuses={503}),
+            limits=library.Limits(max_connections=1),
+            http1=False,
+            http2=True,
+        ) as it,
+    ):
+        response = await it.client.get("/503")
+        assert response.extensions["backend"] == b.raw.address
+        assert (await late[0]).status_code == 200
+        assert it.connections() == "1 idle, 0 active"
+
+
+@both
 async def test_how_a_refused_answer_ends_is_nobody_elses_fault(library: ModuleType) -> None:
     retries = Retries(idempotent=True, statuses={503})
 
