@@ -48,6 +48,7 @@ async def serve_until_signalled(
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
+        # It is not asked which, only whether.
         ws="websockets-sansio",
         # The proxy has its own limit, and the same.
         ws_max_size=ProxyLimits().message_size,

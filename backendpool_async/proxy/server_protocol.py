@@ -12,7 +12,9 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from backendpool_async.proxy.forwarded import Pair
 from backendpool_async.proxy.server_transport import EndingTransport
+from backendpool_async.proxy.server_websocket import BoundedWebSocket
 from backendpool_async.proxy.settings import ProxyLimits
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     * A head has to be whole in 30 seconds: the connection is closed otherwise. One that gets
       longer than 128 KiB is answered with 431. So are trailers, which are dropped.
-    * An upgrade to anything but a WebSocket is ignored (RFC 9110, section 7.8).
+    * An upgrade is ignored (RFC 9110, section 7.8) if it is to anything but a WebSocket, or its
+      request is no handshake: another method than GET, HTTP/1.0, a body, or sent while another
+      request is answered. What is one goes to `BoundedWebSocket`, whatever `ws` says.
     * A malformed request is answered with 400 only where no other answer has begun.
     * A request that is being answered sees that the client has left, also when others wait.
     * A connection that is closed ends, even if the client does not read: see `EndingTransport`.
@@ -114,6 +118,26 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._ignores_upgrade:
             super().on_message_complete()
 
+    def handle_websocket_upgrade(self) -> None:
+        """Give the connection to the protocol for WebSockets."""
+        if not self.url.isascii():
+            self.send_400_response("Invalid HTTP request received.")
+            return
+        self.connections.discard(self)
+        protocol = BoundedWebSocket(self.config, self.server_state, self.app_state)
+        protocol.connection_made(self.transport)
+        protocol.shake_hands(self.url.decode("ascii"), self.headers)
+        self.transport.set_protocol(protocol)
+
+    def _should_upgrade(self) -> bool:
+        return (
+            super()._should_upgrade()
+            and self.parser.get_method() == b"GET"
+            and self.parser.get_http_version() == "1.1"
+            and not any(_tells_of_a_body(pair) for pair in self.headers)
+            and self._waits_for_head()
+        )
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answered = cycle
         super()._start_asgi_task(cycle, app)
@@ -170,3 +194,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def _head_timed_out(self) -> None:
         self._head_timer = None
         self.transport.close()
+
+
+def _tells_of_a_body(header: Pair) -> bool:
+    # Some clients say that the length is 0.
+    return header[0] == b"transfer-encoding" or (
+        header[0] == b"content-length" and header[1] != b"0"
+    )

@@ -46,7 +46,7 @@ SCOPE = {
 
 def switching(head: bytes, more: str = "") -> bytes:
     """The 101 that answers a handshake; `more` lines of it."""
-    lines = head.decode().split("\r\n")
+    lines = head.decode("latin-1").split("\r\n")
     (key,) = [line.partition(": ")[2] for line in lines if line.startswith("Sec-WebSocket-Key")]
     return (
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

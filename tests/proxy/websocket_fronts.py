@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from backendpool_async import BackendPool, Balancer, Policy
 from backendpool_async.balance.explanation import BackendState
 from backendpool_async.proxy import ReverseProxy
+from backendpool_async.proxy.server_protocol import BoundedProtocol
 
 
 @asynccontextmanager
@@ -33,6 +34,8 @@ async def _served_by_aiohttp(proxy: ReverseProxy) -> AsyncIterator[Served]:
 SERVERS: dict[str, Callable[..., AbstractAsyncContextManager[Served]]] = {
     "uvicorn-websockets": partial(served_by_uvicorn, ws="websockets-sansio", proxy_headers=False),
     "uvicorn-wsproto": partial(served_by_uvicorn, ws="wsproto", proxy_headers=False),
+    # As `backendpool serve` runs it.
+    "serve": partial(served_by_uvicorn, http=BoundedProtocol, proxy_headers=False),
     "hypercorn": served_by_hypercorn,
     "aiohttp": _served_by_aiohttp,
 }
