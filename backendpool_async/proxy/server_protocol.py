@@ -18,7 +18,13 @@ from backendpool_async.proxy.server_websocket import BoundedWebSocket
 from backendpool_async.proxy.settings import ProxyLimits
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application
+    from uvicorn._types import (
+        ASGI3Application,
+        ASGIReceiveCallable,
+        ASGISendCallable,
+        ASGISendEvent,
+        Scope,
+    )
 
 # Of a whole head the proxy counts the lines, and exactly. This is for one that does not end, and
 # for one whose first line is long as well.
@@ -34,6 +40,8 @@ class BoundedProtocol(HttpToolsProtocol):
     * An upgrade is ignored (RFC 9110, section 7.8) if it is to anything but a WebSocket, or its
       request is no handshake: another method than GET, HTTP/1.0, a body, or sent while another
       request is answered. What is one goes to `BoundedWebSocket`, whatever `ws` says.
+    * After an answer to a client that was to be told to go on with its body, and was not, the
+      connection is closed: where its next request begins is not known.
     * A malformed request is answered with 400 only where no other answer has begun.
     * A request that is being answered sees that the client has left, also when others wait.
     * A connection that is closed ends, even if the client does not read: see `EndingTransport`.
@@ -140,6 +148,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answered = cycle
+        if cycle.waiting_for_100_continue:
+            app = _closing_where_a_body_is_owed(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     def _parse(self, data: bytes) -> None:
@@ -194,6 +204,20 @@ class BoundedProtocol(HttpToolsProtocol):
     def _head_timed_out(self) -> None:
         self._head_timer = None
         self.transport.close()
+
+
+def _closing_where_a_body_is_owed(
+    app: ASGI3Application, cycle: RequestResponseCycle
+) -> ASGI3Application:
+    async def closing(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def sending(message: ASGISendEvent) -> None:
+            if cycle.waiting_for_100_continue and cycle.more_body:
+                cycle.keep_alive = False
+            await send(message)
+
+        await app(scope, receive, sending)
+
+    return closing
 
 
 def _tells_of_a_body(header: Pair) -> bool:

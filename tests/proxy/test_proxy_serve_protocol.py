@@ -18,6 +18,7 @@ from commands import TERMINATED, interrupt
 from backendpool_async import BackendPool, Balancer
 from backendpool_async.proxy import ReverseProxy, server, server_protocol, server_transport
 from backendpool_async.proxy.server_protocol import BoundedProtocol
+from backendpool_async.status import StatusApp
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 LAST = b"Connection: close\r\n\r\n"
@@ -153,6 +154,42 @@ async def test_an_upgrade_to_anything_but_a_websocket_is_ignored(
             got = json.loads(answer.body)
             assert "hello" in str(got)
             assert "h2c" not in str(got)
+
+
+@pytest.mark.parametrize("path", [b"/status", b"/nothing/here"])
+@pytest.mark.parametrize("expects", [True, False])
+async def test_no_request_is_read_where_a_body_was_owed(path: bytes, expects: bool) -> None:
+    balancer = Balancer(BackendPool.static([]))
+    app = server.with_status(StatusApp(balancer), "/status", balancer)
+    first = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n" % (path, len(GET) + 2)
+    if expects:
+        first += b"Expect: 100-continue\r\n"
+    async with (
+        served_by_uvicorn(app, http=BoundedProtocol, lifespan="off") as place,
+        connected(place.address) as (reader, writer),
+    ):
+        writer.write(first + b"\r\n")
+        answer = await read_answer(reader)
+        assert answer.status in (404, 405)
+        assert answer.value("connection") == ("close" if expects else None)
+        # A body to one, and a request to the other.
+        writer.write(GET + b"\r\n" + GET + LAST)
+        rest = b""
+        with contextlib.suppress(ConnectionError):
+            rest = await reader.read()
+        assert rest.count(b"HTTP/1.1 ") == (0 if expects else 1)
+
+
+async def test_a_connection_is_kept_when_the_body_came_unasked() -> None:
+    balancer = Balancer(BackendPool.static([]))
+    head = b"POST /status HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+    async with (
+        served_by_uvicorn(StatusApp(balancer), http=BoundedProtocol, lifespan="off") as place,
+        connected(place.address) as (reader, writer),
+    ):
+        for _ in range(2):
+            writer.write(head + b"hello")
+            assert (await read_answer(reader)).value("connection") is None
 
 
 async def test_connect_is_refused(front: str) -> None:
