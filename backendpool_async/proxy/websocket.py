@@ -14,6 +14,7 @@ from backendpool_async.proxy.core import ProxyCore
 from backendpool_async.proxy.refusal import Refusal
 from backendpool_async.proxy.request import ProxyRequest, request_line
 from backendpool_async.proxy.unanswered import nobody_to_ask, unanswered
+from backendpool_async.proxy.upload import ClientLeft
 from backendpool_async.proxy.websocket_backend import GOING_AWAY, BackendSocket, Closing, Message
 from backendpool_async.proxy.websocket_relay import ClientSocket, Ending, relay
 from backendpool_async.proxy.websocket_tunnel import BACKEND_ERRORS, SWITCHING, Opened, Tunnel
@@ -64,8 +65,7 @@ class WebSocketProxy:
         try:
             await asyncio.wait({first, opening}, return_when=asyncio.FIRST_COMPLETED)
             if opening.done() or not _has_left(first):
-                # An OSError is the client's: it has left.
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(ClientLeft):
                     await self._answered(client, await opening, first)
         finally:
             try:
@@ -154,7 +154,7 @@ async def _refused(client: ClientSocket, refusal: Refusal) -> None:
 
 async def _told(client: ClientSocket, socket: BackendSocket, ending: Ending) -> None:
     if ending.to_client is not None:
-        with contextlib.suppress(OSError):  # which includes TimeoutError
+        with contextlib.suppress(ClientLeft, TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await client.close(ending.to_client)
     await socket.close(ending.to_backend)

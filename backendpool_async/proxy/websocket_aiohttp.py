@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Final
 
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
@@ -13,6 +13,7 @@ from backendpool_async.proxy.forwarded import Pair
 from backendpool_async.proxy.grammar import TOKEN
 from backendpool_async.proxy.refusal import Refusal
 from backendpool_async.proxy.request import ProxyRequest
+from backendpool_async.proxy.upload import ClientLeft
 from backendpool_async.proxy.websocket import WebSocketProxy
 from backendpool_async.proxy.websocket_backend import (
     BROKEN_OFF,
@@ -84,7 +85,7 @@ class AiohttpClientSocket:
         )
         socket.headers.extend(_multidict(headers))
         self.response = socket
-        await socket.prepare(self._request)
+        await _done(socket.prepare(self._request))
         self._accepted.set_result(socket)
 
     async def refuse(self, status: int, headers: Sequence[Pair], body: bytes) -> None:
@@ -95,13 +96,21 @@ class AiohttpClientSocket:
         """Send a message, as fast as the client takes it."""
         socket = self._accepted.result()
         if isinstance(message, str):
-            await socket.send_str(message)
+            await _done(socket.send_str(message))
         else:
-            await socket.send_bytes(message)
+            await _done(socket.send_bytes(message))
 
     async def close(self, closing: Closing) -> None:
         """End it in this way."""
-        await self._accepted.result().close(code=closing.code, message=closing.reason.encode())
+        socket = self._accepted.result()
+        await _done(socket.close(code=closing.code, message=closing.reason.encode()))
+
+
+async def _done(what: Awaitable[object]) -> None:
+    try:
+        await what
+    except OSError as error:
+        raise ClientLeft from error
 
 
 _NO_CODE: Final = Closing(NO_CODE, "")

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
 from backendpool_async.proxy.forwarded import Pair
+from backendpool_async.proxy.upload import ClientLeft
 from backendpool_async.proxy.websocket_backend import (
     BROKEN_OFF,
     NO_CODE,
@@ -40,7 +41,10 @@ class AsgiClientSocket:
     async def receive(self) -> Message | Closing:
         """Return the next message, or how the client ended it."""
         while True:
-            event = await self._receive()
+            try:
+                event = await self._receive()
+            except OSError as error:
+                raise ClientLeft from error
             if event["type"] == "websocket.receive":
                 # Either may be there as None.
                 text: str | None = event.get("text")
@@ -50,28 +54,32 @@ class AsgiClientSocket:
 
     async def accept(self, subprotocol: str | None, headers: Sequence[Pair]) -> None:
         """Answer the handshake with 101."""
-        await self._send(
+        await self._say(
             {"type": "websocket.accept", "subprotocol": subprotocol, "headers": list(headers)}
         )
 
     async def refuse(self, status: int, headers: Sequence[Pair], body: bytes) -> None:
         """Answer the handshake with something else."""
         if not self._can_refuse:
-            await self._send({"type": "websocket.close", "code": _UNEXPECTED, "reason": ""})
+            await self._say({"type": "websocket.close", "code": _UNEXPECTED, "reason": ""})
             return
-        await self._send({"type": f"{_REFUSAL}.start", "status": status, "headers": list(headers)})
-        await self._send({"type": f"{_REFUSAL}.body", "body": body})
+        await self._say({"type": f"{_REFUSAL}.start", "status": status, "headers": list(headers)})
+        await self._say({"type": f"{_REFUSAL}.body", "body": body})
 
     async def send(self, message: Message) -> None:
         """Send a message, as fast as the client takes it."""
         kind = "text" if isinstance(message, str) else "bytes"
-        await self._send({"type": "websocket.send", kind: message})
+        await self._say({"type": "websocket.send", kind: message})
 
     async def close(self, closing: Closing) -> None:
         """End it in this way."""
-        await self._send(
-            {"type": "websocket.close", "code": closing.code, "reason": closing.reason}
-        )
+        await self._say({"type": "websocket.close", "code": closing.code, "reason": closing.reason})
+
+    async def _say(self, event: _Event) -> None:
+        try:
+            await self._send(event)
+        except OSError as error:
+            raise ClientLeft from error
 
 
 def _closing(event: _Event) -> Closing:

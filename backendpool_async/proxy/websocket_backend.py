@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
@@ -173,7 +172,8 @@ class BackendSocket:
             self._protocol.send_text(message.encode())
         else:
             self._protocol.send_binary(message)
-        with contextlib.suppress(ConnectionError):
+        # What it is that broke, `receive` tells.
+        with contextlib.suppress(OSError):
             self._flush()
             await self._writer.drain()
 
@@ -183,7 +183,7 @@ class BackendSocket:
         A side that broke off is broken off on the other side as well: there is no closing frame.
         """
         if closing.code != BROKEN_OFF:
-            with contextlib.suppress(ConnectionError, ssl.SSLError, TimeoutError):
+            with contextlib.suppress(OSError):
                 async with asyncio.timeout(_CLOSE_TIMEOUT):
                     self._send_close(closing)
                     while self._protocol.state is not State.CLOSED:
@@ -225,7 +225,7 @@ class BackendSocket:
     async def _read(self) -> None:
         try:
             data = await self._reader.read(_PIECE)
-        except (ConnectionError, ssl.SSLError):
+        except OSError:
             if self._protocol.state is State.CONNECTING:
                 raise
             data = b""

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from backendpool_async.proxy.forwarded import Pair
+from backendpool_async.proxy.upload import ClientLeft
 from backendpool_async.proxy.websocket_backend import (
     BROKEN_OFF,
     GOING_AWAY,
@@ -22,7 +23,7 @@ _NORMAL: Final = 1000
 
 
 class ClientSocket(Protocol):
-    """The side of a WebSocket that leads to a client. An OSError from it: the client has left."""
+    """The side of a WebSocket that leads to a client; all of it raises `ClientLeft`."""
 
     @property
     def subprotocols(self) -> Sequence[str]:
@@ -100,7 +101,7 @@ class _Relay:
         while True:
             try:
                 message = await said
-            except OSError:
+            except ClientLeft:
                 return _client_left()
             if isinstance(message, Closing):
                 return Ending(None, message)
@@ -119,7 +120,7 @@ class _Relay:
                 return _backend_ended(message)
             try:
                 await self._client.send(message)
-            except OSError:
+            except ClientLeft:
                 return _client_left()
 
 

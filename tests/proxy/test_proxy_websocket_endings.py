@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import websockets
@@ -13,7 +16,8 @@ from test_proxy_websocket_messages import HANDSHAKE
 from websocket_fronts import SERVERS, backend, client_of, closed, fronted
 from websockets.asyncio.server import ServerConnection
 
-from backendpool_async.proxy import ProxyLimits
+from backendpool_async.proxy import ProxyLimits, websocket_tunnel
+from backendpool_async.proxy.websocket_backend import BackendSocket
 
 pytestmark = pytest.mark.parametrize("server", SERVERS)
 
@@ -88,6 +92,47 @@ async def test_a_backend_that_breaks_off_is_never_a_clean_end(server: str) -> No
             assert await closed(client) == (1011, "the backend broke off")
         await until(lambda: front.state().in_flight == 0)
         assert front.state().failures == 1
+
+
+@pytest.mark.parametrize("number", [errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.ECONNRESET])
+@pytest.mark.parametrize("at", ["reading", "sending"])
+async def test_a_backend_whose_host_vanishes_is_never_a_clean_end(
+    server: str, number: int, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[BackendSocket] = []
+
+    class Watched(BackendSocket):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr(websocket_tunnel, "BackendSocket", Watched)
+    reads = asyncio.Event()
+
+    async def reads_nothing(connection: ServerConnection) -> None:
+        await connection.send("hello")
+        if at == "sending":
+            connection.transport.pause_reading()
+            await reads.wait()
+            connection.transport.abort()
+        await connection.wait_closed()
+
+    async with backend(reads_nothing) as gone, fronted(server, gone.address) as front:
+        try:
+            async with client_of(front, write_limit=2**30) as client:
+                assert await client.recv() == "hello"
+                transport = made[0]._writer.transport
+                if at == "sending":
+                    for _ in range(20):
+                        await client.send(b"x" * 2**20)
+                    await until(lambda: transport.get_write_buffer_size() > 65_536)
+                # As asyncio has it when the kernel says so.
+                transport._fatal_error(OSError(number, os.strerror(number)))  # type: ignore[attr-defined]  # no public way
+                assert await closed(client) == (1011, "the backend broke off")
+            await until(lambda: front.state().in_flight == 0)
+            assert front.state().failures == 1
+        finally:
+            reads.set()
 
 
 async def test_a_client_that_is_cut_off_is_no_clean_end_and_no_failure(server: str) -> None:
