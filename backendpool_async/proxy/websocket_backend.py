@@ -17,6 +17,8 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
+from backendpool_async.proxy.websocket_pongs import Pongs
+
 GOING_AWAY: Final = 1001
 NO_CODE: Final = 1005
 BROKEN_OFF: Final = 1006
@@ -80,10 +82,20 @@ class _Stream(asyncio.StreamReaderProtocol):
         self,
         reader: asyncio.StreamReader,
         before: asyncio.BaseProtocol,
+        pongs: Pongs,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(reader, loop=loop)
         self._before = before
+        self._pongs = pongs
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._pongs.pause_writing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._pongs.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -105,7 +117,8 @@ class BackendSocket:
             raise ConnectionResetError("the connection was lost before it was used")
         self._connection = connection
         self._reader = asyncio.StreamReader(_PIECE, loop)
-        stream = _Stream(self._reader, before, loop)
+        self._pongs = Pongs(transport.write)
+        stream = _Stream(self._reader, before, self._pongs, loop)
         transport.set_protocol(stream)
         stream.connection_made(transport)
         self._writer = asyncio.StreamWriter(transport, stream, self._reader, loop)
@@ -117,7 +130,8 @@ class BackendSocket:
             max_size=max_size,
         )
         self._messages: deque[Message] = deque()
-        self._pieces: list[bytes] = []
+        # However small its parts are, a message takes no more memory than it is long.
+        self._pieces = bytearray()
         self._is_text = False
         self._responses: list[Response] = []
 
@@ -246,11 +260,13 @@ class BackendSocket:
             return
         if frame.opcode is not Opcode.CONT:
             self._is_text = frame.opcode is Opcode.TEXT
-        self._pieces.append(bytes(frame.data))
-        if not frame.fin:
-            return
-        whole = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces = []
+        if not frame.fin or frame.opcode is Opcode.CONT:
+            self._pieces += frame.data
+            if not frame.fin:
+                return
+            whole, self._pieces = bytes(self._pieces), bytearray()
+        else:
+            whole = bytes(frame.data)
         if not self._is_text:
             self._messages.append(whole)
             return
@@ -261,7 +277,5 @@ class BackendSocket:
             self._protocol.parser_exc = error
 
     def _flush(self) -> None:
-        for data in self._protocol.data_to_send():
-            # An empty one stands for the end; closing the connection tells of it, too.
-            if data:
-                self._writer.write(data)
+        # An empty one stands for the end; closing the connection tells of it, too.
+        self._pongs.answer(self._protocol.data_to_send())
