@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -11,6 +12,7 @@ from websockets.frames import Frame
 from websockets.http11 import Request
 
 from backendpool_async.proxy.forwarded import Pair
+from backendpool_async.proxy.websocket_asgi import TRAFFIC
 from backendpool_async.proxy.websocket_pongs import Pongs
 
 
@@ -20,7 +22,21 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     * A handshake may be as long as any other request, and is always answered.
     * For a client that takes nothing, no more than the latest pong is kept.
     * However small its parts are, a message takes no more memory than it is long.
+    * A client that does not answer a ping is given up, but not while it sends or takes something
+      else, nor while it is not listened to, because the application takes nothing.
+    * An application sees what moves, by the extension `TRAFFIC`. The answer to a ping of this
+      server is nothing.
     """
+
+    heard_at = -math.inf
+    _looked_at = 0.0
+    _unsent_then = 0
+    _is_pong = False
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes the client is to take yet."""
+        return self.transport.get_write_buffer_size()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
@@ -41,6 +57,14 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.handle_connect(Request(target, Headers(named)))
         if not self.transport.is_closing():
             self.scope["headers"] = headers
+            self.scope["extensions"][TRAFFIC] = self  # type: ignore[assignment]  # uvicorn's have no content
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, and the time of it."""
+        self._is_pong = False
+        super().data_received(data)
+        if not self._is_pong:
+            self.heard_at = self.loop.time()
 
     def pause_writing(self) -> None:
         """Keep pongs back, too."""
@@ -55,6 +79,33 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def handle_ping(self) -> None:
         """Send a pong, or keep it until there is room."""
         self._pongs.answer(self.conn.data_to_send())
+
+    def handle_pong(self, event: Frame) -> None:
+        """See that the client is there."""
+        self._is_pong = True
+        super().handle_pong(event)
+
+    def send_keepalive_ping(self) -> None:
+        """Ask whether the client is there, and note how things stand."""
+        super().send_keepalive_ping()
+        self._look()
+
+    def keepalive_timeout(self) -> None:
+        """Give the client up, unless it may be there."""
+        may_be_there = (
+            self.read_paused or self.heard_at > self._looked_at or self.unsent != self._unsent_then
+        )
+        if may_be_there:
+            self._look()
+            self.pong_timer = self.loop.call_later(
+                self.ping_timeout,  # type: ignore[arg-type]  # without one there is no timer
+                self.keepalive_timeout,
+            )
+        else:
+            super().keepalive_timeout()
+
+    def _look(self) -> None:
+        self._looked_at, self._unsent_then = self.loop.time(), self.unsent
 
     def handle_cont(self, event: Frame) -> None:
         """Take a part of a message that is not its first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Sequence
 from typing import Final
 
@@ -65,6 +66,17 @@ class AiohttpClientSocket:
         self._message_size = message_size
         loop = asyncio.get_running_loop()
         self._accepted: asyncio.Future[web.WebSocketResponse] = loop.create_future()
+
+    @property
+    def heard_at(self) -> float:
+        """The server does not show it."""
+        return -math.inf
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes the client is to take yet."""
+        transport = self._request.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
 
     @property
     def is_accepted(self) -> bool:

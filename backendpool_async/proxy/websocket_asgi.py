@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
@@ -14,8 +15,12 @@ from backendpool_async.proxy.websocket_backend import (
     Message,
     sendable,
 )
+from backendpool_async.proxy.websocket_relay import Traffic
 
 _Event = MutableMapping[str, Any]  # what is in it depends on its type
+
+# In which a server shows a `Traffic`.
+TRAFFIC: Final = "backendpool.traffic"
 
 _REFUSAL: Final = "websocket.http.response"
 _UNEXPECTED: Final = 1011
@@ -34,9 +39,21 @@ class AsgiClientSocket:
         send: Callable[[_Event], Awaitable[None]],
     ) -> None:
         self.subprotocols: Final[Sequence[str]] = scope.get("subprotocols") or ()
-        self._can_refuse = _REFUSAL in (scope.get("extensions") or {})
+        extensions = scope.get("extensions") or {}
+        self._can_refuse = _REFUSAL in extensions
+        self._traffic: Traffic | None = extensions.get(TRAFFIC)
         self._receive = receive
         self._send = send
+
+    @property
+    def heard_at(self) -> float:
+        """When the client sent something, if the server shows it."""
+        return -math.inf if self._traffic is None else self._traffic.heard_at
+
+    @property
+    def unsent(self) -> int:
+        """How much the client is to take yet, if the server shows it."""
+        return 0 if self._traffic is None else self._traffic.unsent
 
     async def receive(self) -> Message | Closing:
         """Return the next message, or how the client ended it."""

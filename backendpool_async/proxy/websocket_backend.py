@@ -136,6 +136,11 @@ class BackendSocket:
         self._responses: list[Response] = []
 
     @property
+    def unsent(self) -> int:
+        """How many bytes the backend is to take yet."""
+        return self._writer.transport.get_write_buffer_size()
+
+    @property
     def subprotocol(self) -> str | None:
         """What the backend chose of the subprotocols; None: nothing."""
         return self._protocol.subprotocol

@@ -22,8 +22,20 @@ _INTERNAL_ERROR: Final = 1011
 _NORMAL: Final = 1000
 
 
-class ClientSocket(Protocol):
-    """The side of a WebSocket that leads to a client; all of it raises `ClientLeft`."""
+class Traffic(Protocol):
+    """What moves on one connection, less than a whole message, too."""
+
+    @property
+    def heard_at(self) -> float:
+        """When the other side sent something, by the loop's clock; -inf where nobody shows it."""
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes are to be taken yet; 0 where nobody shows it."""
+
+
+class ClientSocket(Traffic, Protocol):
+    """The side of a WebSocket that leads to a client; its coroutines raise `ClientLeft`."""
 
     @property
     def subprotocols(self) -> Sequence[str]:
@@ -73,6 +85,8 @@ async def relay(
     clock = asyncio.get_running_loop().time
     try:
         while (left := relaying.moved_at() + idle_timeout - clock()) > 0:
+            # Between two looks it shows what was taken.
+            left = min(left, idle_timeout / 2)
             done, _ = await asyncio.wait(ways, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if done:
                 return done.pop().result()
@@ -90,11 +104,16 @@ class _Relay:
         self._backend = backend
         self._message_size = message_size
         self._clock = asyncio.get_running_loop().time
-        self._heard_at = self._clock()
+        self._moved_at = self._clock()
+        self._unsent = (0, 0)
 
     def moved_at(self) -> float:
-        """When one of the two said something; a backend's ping is something, too."""
-        return max(self._heard_at, self._backend.heard_at)
+        """When one of the two said or took something, a part of a message or a ping, too."""
+        unsent = (self._client.unsent, self._backend.unsent)
+        if unsent[0] < self._unsent[0] or unsent[1] < self._unsent[1]:
+            self._moved_at = self._clock()
+        self._unsent = unsent
+        return max(self._moved_at, self._client.heard_at, self._backend.heard_at)
 
     async def to_backend(self, first: Awaitable[Message | Closing]) -> Ending:
         said = first
@@ -105,7 +124,7 @@ class _Relay:
                 return _client_left()
             if isinstance(message, Closing):
                 return Ending(None, message)
-            self._heard_at = self._clock()
+            self._moved_at = self._clock()
             if _size(message) > self._message_size:
                 return Ending(
                     Closing(TOO_BIG, "message too big"), Closing(GOING_AWAY, "message too big")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -65,13 +65,17 @@ class Front:
 
 @asynccontextmanager
 async def fronted(
-    server: str, *backends: str, policy: Policy | None = None, **settings: Any
+    server: str,
+    *backends: str,
+    policy: Policy | None = None,
+    options: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Front]:
-    """Run a proxy with these `settings` before these backends."""
+    """Run a proxy with these `settings` before these backends; `options` of the server."""
     pool = BackendPool.static(backends)
     balancer = Balancer(pool, policy)
     proxy = ReverseProxy(balancer, **settings)
-    async with SERVERS[server](proxy) as served:
+    async with SERVERS[server](proxy, **(options or {})) as served:
         yield Front(served, pool, balancer, proxy)
 
 
