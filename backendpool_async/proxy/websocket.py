@@ -11,6 +11,7 @@ from websockets.http11 import Response
 
 from backendpool_async.errors import NoBackends
 from backendpool_async.proxy.core import ProxyCore
+from backendpool_async.proxy.grammar import TOKEN
 from backendpool_async.proxy.refusal import Refusal
 from backendpool_async.proxy.request import ProxyRequest, request_line
 from backendpool_async.proxy.unanswered import nobody_to_ask, unanswered
@@ -80,7 +81,7 @@ class WebSocketProxy:
             request_line(request.method, request.target)
             headers = [pair for pair in request.headers if not pair[0].startswith(_FIELDS)]
             head = self._rules.request(headers, request.client, request.scheme, request.version)
-            return await tunnel.open(request, head, subprotocols)
+            return await tunnel.open(request, head, _tokens(subprotocols))
         except Refusal as refusal:
             return refusal
         except NoBackends as error:
@@ -141,6 +142,14 @@ class WebSocketProxy:
         if answer.status_code not in _BODILESS:
             pairs.append((b"content-length", b"%d" % len(answer.body)))
         return pairs
+
+
+def _tokens(subprotocols: Sequence[str]) -> Sequence[str]:
+    # What is no ASCII becomes a question mark, which may not stand there either.
+    if "".join(subprotocols).encode("ascii", "replace").translate(None, TOKEN):
+        raise Refusal(400, "a subprotocol is malformed")
+    # RFC 9110, section 5.6.1.2: empty ones are to be passed over.
+    return [each for each in subprotocols if each]
 
 
 def _has_left(first: asyncio.Task[Message | Closing]) -> bool:

@@ -11,7 +11,6 @@ from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 from multidict import CIMultiDict
 
 from backendpool_async.proxy.forwarded import Pair
-from backendpool_async.proxy.grammar import TOKEN
 from backendpool_async.proxy.refusal import Refusal
 from backendpool_async.proxy.request import ProxyRequest
 from backendpool_async.proxy.upload import ClientLeft
@@ -39,8 +38,6 @@ async def serve_websocket(
     A server that cancels handlers (``handler_cancellation``) does so when the client's connection
     is lost, also after a proper end, which the backend is told all the same.
     """
-    if _offered(asked).translate(None, TOKEN + b", \t"):
-        return refused(Refusal(400, "a subprotocol is malformed"))
     client = AiohttpClientSocket(request, asked, message_size)
     serving = asyncio.create_task(proxy.serve(client, asked))
     try:
@@ -103,6 +100,8 @@ class AiohttpClientSocket:
     async def refuse(self, status: int, headers: Sequence[Pair], body: bytes) -> None:
         """Answer the handshake with something else."""
         self.response = web.Response(status=status, headers=_multidict(headers), body=body)
+        # What comes after a handshake, aiohttp takes for no request.
+        self.response.force_close()
 
     async def send(self, message: Message) -> None:
         """Send a message, as fast as the client takes it."""

@@ -17,6 +17,7 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
+from backendpool_async.proxy.websocket_interim import InterimAnswers
 from backendpool_async.proxy.websocket_pongs import Pongs
 
 GOING_AWAY: Final = 1001
@@ -26,6 +27,7 @@ TOO_BIG: Final = 1009
 
 # A control frame has 125 bytes, of which two are the code.
 _LONGEST_REASON: Final = 123
+_SWITCHING: Final = 101
 _PIECE: Final = 65_536
 # What ends a connection that is closed: the other side, which has a moment for it.
 _CLOSE_TIMEOUT: Final = 2.0
@@ -129,6 +131,7 @@ class BackendSocket:
             subprotocols=[Subprotocol(each) for each in subprotocols] or None,
             max_size=max_size,
         )
+        self._interim = InterimAnswers(_PIECE)
         self._messages: deque[Message] = deque()
         # However small its parts are, a message takes no more memory than it is long.
         self._pieces = bytearray()
@@ -170,7 +173,7 @@ class BackendSocket:
                 raise BadHandshake(f"the handshake failed: {protocol.handshake_exc}")
             await self._read()
         response = self._responses[0]
-        if response.status_code < 200 and protocol.state is State.CONNECTING:
+        if response.status_code == _SWITCHING and protocol.state is State.CONNECTING:
             raise BadHandshake(f"the handshake failed: {protocol.handshake_exc}")
         return response
 
@@ -250,7 +253,7 @@ class BackendSocket:
             data = b""
         if data:
             self.heard_at = self._clock()
-            self._protocol.receive_data(data)
+            self._protocol.receive_data(self._interim.without(data))
         else:
             self._protocol.receive_eof()
         events = self._protocol.events_received()

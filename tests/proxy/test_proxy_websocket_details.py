@@ -104,7 +104,6 @@ async def test_the_length_of_a_101_is_not_passed_on() -> None:
         "no_http",
         "huge_header",
         "endless_headers",
-        "informs_first",
         "switches_unasked",
         "bad_chunk_size",
         "too_short",
@@ -120,6 +119,110 @@ async def test_a_backend_that_misbehaves_in_the_handshake_is_502(name: str) -> N
         assert (await read_answer(reader)).status == 502
         await until(lambda: front.state().in_flight == 0)
         assert front.state().failures == 1
+
+
+async def test_interim_answers_are_passed_over() -> None:
+    async def informs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await read_head(reader)
+        interim = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
+        for byte in (interim * 16 + switching(head)).partition(b"Upgrade")[0]:
+            writer.write(bytes([byte]))
+            await writer.drain()
+        writer.write(switching(head).partition(b"Protocols\r\n")[2] + b"\x81\x05hello")
+        await reader.read(1)
+
+    async with (
+        raw_backend(informs) as informing,
+        fronted(SERVER, informing.address) as front,
+        client_of(front) as client,
+    ):
+        assert await client.recv() == "hello"
+        assert front.state().failures == 0
+
+
+async def test_a_refusal_after_an_interim_answer_is_the_client_s() -> None:
+    async with (
+        raw_backend(MISBEHAVIOURS["informs_first"]) as informing,
+        fronted(SERVER, informing.address) as front,
+        connected(front.address) as (reader, writer),
+    ):
+        writer.write(HANDSHAKE % b"/")
+        answer = await read_answer(reader)
+        assert (answer.status, answer.body) == (200, b"ok")
+
+
+@pytest.mark.parametrize(
+    "informs",
+    [
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 33,
+        b"HTTP/1.1 103 Early Hints\r\nX: " + b"a" * 200_000,
+        b"HTTP/1.1 1030 Odd\r\n\r\n",
+        b"SSH-2.0\r\n",
+        b"\r\n",
+    ],
+)
+async def test_endless_interim_answers_and_nonsense_are_502(informs: bytes) -> None:
+    async def informs_only(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        writer.write(informs)
+        await reader.read()
+
+    async with (
+        raw_backend(informs_only) as bad,
+        fronted(SERVER, bad.address) as front,
+        connected(front.address) as (reader, writer),
+    ):
+        writer.write(HANDSHAKE % b"/")
+        async with asyncio.timeout(10):
+            assert (await read_answer(reader)).status == 502
+        await until(lambda: front.state().failures == 1)
+
+
+@pytest.mark.parametrize(
+    ("offered", "status"),
+    [
+        (["a\r\nX: y"], 400),
+        (["chat", "a b"], 400),
+        (["ch\xe4t"], 400),
+        (["a\udcff"], 400),
+        (["", "chat", ""], 101),
+    ],
+)
+async def test_subprotocols_are_tokens_whatever_a_server_lets_through(
+    offered: list[str], status: int
+) -> None:
+    said: list[Mapping[str, Any]] = []
+    coming = [{"type": "websocket.connect"}]
+    answered = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if coming:
+            return coming.pop()
+        await answered.wait()
+        return {"type": "websocket.disconnect", "code": 1000}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        said.append(message)
+        answered.set()
+
+    scope = {**SCOPE, "subprotocols": offered, "extensions": {"websocket.http.response": {}}}
+    heads = []
+
+    async def chats(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await read_head(reader))
+        writer.write(switching(heads[0], "Sec-WebSocket-Protocol: chat\r\n"))
+        await reader.read()
+
+    async with (
+        raw_backend(chats) as chatty,
+        ReverseProxy(Balancer(BackendPool.static([chatty.address]))) as proxy,
+    ):
+        await proxy(scope, receive, send)
+    assert [b"Sec-WebSocket-Protocol: chat\r\n" in head for head in heads] == [True] * (
+        status == 101
+    )
+    assert said[0].get("status", 101) == status
+    assert said[0].get("subprotocol") == ("chat" if status == 101 else None)
 
 
 async def test_a_wrong_proof_of_the_handshake_is_502() -> None:
