@@ -11,6 +11,7 @@ from websockets.http11 import Response
 
 from backendpool_async.errors import NoBackends
 from backendpool_async.proxy.core import ProxyCore
+from backendpool_async.proxy.framing import ABSENT
 from backendpool_async.proxy.grammar import TOKEN
 from backendpool_async.proxy.refusal import Refusal
 from backendpool_async.proxy.request import ProxyRequest, request_line
@@ -79,8 +80,14 @@ class WebSocketProxy:
     ) -> Opened | Refusal:
         try:
             request_line(request.method, request.target)
+            if request.version == "1.0":
+                # RFC 9110, section 7.8.
+                raise Refusal(400, "a handshake in HTTP/1.0")
             headers = [pair for pair in request.headers if not pair[0].startswith(_FIELDS)]
             head = self._rules.request(headers, request.client, request.scheme, request.version)
+            if head.length not in (0, ABSENT):
+                # Its bytes would be taken for the client's first messages.
+                raise Refusal(400, "a handshake with a body")
             return await tunnel.open(request, head, _tokens(subprotocols))
         except Refusal as refusal:
             return refusal

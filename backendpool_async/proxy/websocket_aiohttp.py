@@ -38,6 +38,9 @@ async def serve_websocket(
     A server that cancels handlers (``handler_cancellation``) does so when the client's connection
     is lost, also after a proper end, which the backend is told all the same.
     """
+    if not web.WebSocketResponse().can_prepare(request):
+        # Or it would be refused when the backend has answered.
+        return refused(Refusal(400, "the handshake is malformed"))
     client = AiohttpClientSocket(request, asked, message_size)
     serving = asyncio.create_task(proxy.serve(client, asked))
     try:
