@@ -128,12 +128,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         """Give the connection to the protocol for WebSockets."""
-        if not self.url.isascii():
-            self.send_400_response("Invalid HTTP request received.")
-            return
         self.connections.discard(self)
         protocol = BoundedWebSocket(self.config, self.server_state, self.app_state)
         protocol.connection_made(self.transport)
+        # The parser takes no other bytes than ASCII in it.
         protocol.shake_hands(self.url.decode("ascii"), self.headers)
         self.transport.set_protocol(protocol)
 
