@@ -12,7 +12,8 @@ from backendpool_async.balance.ejection import Ejector
 from backendpool_async.balance.failures import Failure
 
 _WEIGHT_OF_ONE: Final = 0.1
-# A failure that comes fast is no sign of speed: to a policy that measures, it took so long.
+# A failure that comes fast is no sign of speed: to a policy that measures, it took so long at
+# least, and as long as what the backend does otherwise.
 _FAILURE_TAKES: Final = 1.0
 
 Clock = Callable[[], float]
@@ -102,7 +103,7 @@ class OutcomeRecorder:
         candidate.consecutive_failures += 1
         candidate.last_failure = LastFailure(now, reason)
         if self._observe is not None:
-            self._observe(candidate, max(took, _FAILURE_TAKES), now)
+            self._observe(candidate, max(took, _FAILURE_TAKES, candidate.latency or 0.0), now)
         if self._ejector is not None:
             with self._ejecting:
                 ejection = self._ejector.failed(candidate, self._listed(), now)

@@ -56,6 +56,20 @@ def test_a_failure_that_comes_fast_does_not_look_like_speed() -> None:
     assert chosen(balancer) == {A}
 
 
+def test_a_failure_that_comes_fast_is_no_faster_than_what_its_backend_does_otherwise() -> None:
+    clock = Ticking()
+    balancer = Balancer(
+        BackendPool.static([A, B]), PeakEwma(clock=clock), ejection=None, clock=clock
+    )
+    for entry in (B, A):
+        with balancer.lease(exclude={A, B} - {entry}):
+            clock.advance(40)
+    clock.advance(0.1)
+    fail(balancer, B)
+    # Where a request takes 40 s, one of a second would look like speed.
+    assert chosen(balancer) == {A}
+
+
 @pytest.mark.virtual_time
 async def test_the_second_of_two_ejected_backends_returns_in_its_own_time() -> None:
     clock = asyncio.get_running_loop().time

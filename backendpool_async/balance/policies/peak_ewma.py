@@ -20,6 +20,10 @@ PENALTY: Final = 140_737.488
 # Smaller differences than this are noise, and would decide everything where weights differ: two
 # backends are both drawn each time.
 _CLEARLY_LESS: Final = 0.9
+# In proportion without a limit, a light one would starve for hours after one slow answer, and what
+# a heavy one does would be forgotten before it is drawn again.
+_SLOWEST: Final = 0.5
+_FASTEST: Final = 2.0
 
 
 class PeakEwma:
@@ -36,7 +40,10 @@ class PeakEwma:
     Where weights differ, two are drawn by weight, requests in flight count by weight, and the first
     one drawn is chosen unless the other one promises to answer in a tenth less time: so backends
     that are equally fast get requests by weight, also while few are in flight. What a light one
-    promises is forgotten more slowly, because it is measured more rarely.
+    promised is forgotten more slowly than what a heavy one did, because it is measured more rarely:
+    with the time constant over its weight beside the average, but at most twice and at least half
+    of it. Where that is not enough, with a few requests a second or with weights of more than ten
+    times the average, heavy ones get somewhat less than by weight.
 
     `rng`: where the randomness comes from, None: the functions of `random`. `clock`: the one that
     `observe` is told the time by, in seconds. Raises ValueError if `decay` is not above zero.
@@ -103,7 +110,9 @@ class PeakEwma:
         with self._lock:
             if candidate.peak is not None:
                 before, then = candidate.peak
-                left = exp(min(then - now, 0.0) / self._decay)
+                # Ends may be told of in another order than they came in.
+                now = max(now, then)
+                left = exp((then - now) / self._decay)
                 # A peak counts in full; anything less as much as was forgotten of what came before.
                 seconds = max(seconds, before * left + seconds * (1.0 - left))
             candidate.peak = (seconds, now)
@@ -120,6 +129,11 @@ class PeakEwma:
             seconds, then = peak
             # Another thread can have measured since the clock was read.
             if now > then:
+                # Not `min` and `max`: calls, in what is called twice a choice.
+                if weight > _FASTEST:
+                    weight = _FASTEST
+                elif weight < _SLOWEST:
+                    weight = _SLOWEST
                 seconds *= exp((then - now) * weight / self._decay)
             # After hours without a request, nothing may be left of it.
             if seconds > 0.0:

@@ -127,7 +127,14 @@ def test_a_measurement_from_a_later_moment_counts_in_full(policy: PeakEwma, cloc
     measured(policy, clock, one, 0.5)
     assert policy.load(one, clock.now - 1e6) == 0.5
     policy.observe(one, 0.1, clock.now - 1e6)
-    assert one.peak[0] == 0.5
+    assert one.peak == (0.5, clock.now)
+
+
+def test_a_request_that_is_told_of_late_makes_nothing_older(policy: PeakEwma, clock: Clock) -> None:
+    (one,) = candidates(1)
+    measured(policy, clock, one, 3.0)
+    policy.observe(one, 0.01, clock.now - 5.0)
+    assert policy.load(one, clock.now) == 3.0
 
 
 def test_the_slower_of_two_is_never_chosen_until_it_is_forgotten(
@@ -174,7 +181,7 @@ def leased(
 
 
 @pytest.mark.parametrize("weights", [(3, 1), (10, 1), (1, 1, 3, 3)])
-@pytest.mark.parametrize(("together", "pause"), [(1, 0.0), (1, 1.0), (40, 0.0)])
+@pytest.mark.parametrize(("together", "pause"), [(1, 0.0), (1, 0.02), (40, 0.0)])
 def test_equally_fast_backends_are_chosen_by_weight(
     policy: PeakEwma, clock: Clock, weights: Sequence[int], together: int, pause: float
 ) -> None:
@@ -183,6 +190,54 @@ def test_equally_fast_backends_are_chosen_by_weight(
         scaled = [weight * scale for weight in weights]
         shares = leased(policy, clock, scaled, together, pause)
         assert shares == pytest.approx(list(weights), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("weight", "constant"), [(0.01, 20), (0.5, 20), (0.8, 12.5), (1.25, 8), (2, 5), (50, 5)]
+)
+def test_the_time_constant_is_at_most_doubled_or_halved_by_weight(
+    policy: PeakEwma, clock: Clock, weight: float, constant: float
+) -> None:
+    (one,) = candidates(1)
+    measured(policy, clock, one, 3.0)
+    clock.now += constant
+    assert policy.load(one, clock.now, weight) == pytest.approx(3.0 / math.e)
+
+
+@pytest.mark.parametrize("weights", [(20, *[1] * 20), (100, *[1] * 100), (4, *[1] * 8)])
+def test_a_heavy_backend_that_becomes_slow_gets_next_to_nothing(
+    policy: PeakEwma, clock: Clock, weights: Sequence[int]
+) -> None:
+    crowd = candidates(*weights)
+    choose, taken = policy.prepare(crowd), Counter[Candidate]()
+    ends: list[tuple[float, int, Candidate, float]] = []
+    for number in range(12_000):
+        began = clock.now
+        while ends and ends[0][0] <= began:
+            end, _, ended, since = heappop(ends)
+            ended._leases.pop()
+            policy.observe(ended, end - since, end)
+        one = choose(None)
+        one._leases.append(None)
+        # From the beginning of its slowness on, and five seconds later.
+        is_slow = one is crowd[0] and number >= 2_000
+        taken[one] += number >= 3_000
+        heappush(ends, (began + (2.0 if is_slow else 0.01), number, one, began))
+        clock.now = began + 0.005
+    assert taken[crowd[0]] / taken.total() < 0.01
+
+
+@pytest.mark.parametrize("heavy", [10, 100, 1_000])
+def test_a_light_backend_is_tried_again_soon_after_a_slow_answer(
+    policy: PeakEwma, clock: Clock, heavy: int
+) -> None:
+    light, *others = crowd = candidates(1, heavy, heavy, heavy)
+    measured(policy, clock, light, 2.0)
+    # Twice the time constant times the logarithm of 2 s over 10 ms.
+    clock.now += 110.0
+    for each in others:
+        measured(policy, clock, each, 0.01)
+    assert counts(policy, crowd, 40 * heavy)[light] > 0
 
 
 def test_a_heavy_backend_that_is_slower_gets_less(policy: PeakEwma, clock: Clock) -> None:
