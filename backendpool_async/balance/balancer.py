@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import math
 import random
@@ -22,6 +20,7 @@ from backendpool_async.balance.following import follow
 from backendpool_async.balance.health import HealthChecks, HealthMonitor
 from backendpool_async.balance.interim import InterimChooser
 from backendpool_async.balance.lease import Lease
+from backendpool_async.balance.lifetime import Lifetime
 from backendpool_async.balance.options import check_options
 from backendpool_async.balance.outcomes import Classify, Clock, OutcomeRecorder
 from backendpool_async.balance.pauses import is_on_loop
@@ -36,7 +35,6 @@ from backendpool_async.keywords import seconds, seconds_or_0, share, share_or_0
 from backendpool_async.logs import log
 from backendpool_async.pool import BackendPool
 from backendpool_async.snapshot import Snapshot
-from backendpool_async.threads import in_thread
 
 _TRIES: Final = 4
 _DEFAULT_EJECTION: Final = OutlierEjection()
@@ -81,7 +79,7 @@ class Balancer:
         "_choose",
         "_history",
         "_interim",
-        "_loop",
+        "_lifetime",
         "_monitor",
         "_next",
         "_outcomes",
@@ -90,8 +88,6 @@ class Balancer:
         "_ready",
         "_registry",
         "_retries",
-        "_started_pool",
-        "_timer",
         "_view",
     )
 
@@ -154,9 +150,7 @@ class Balancer:
         self._interim = InterimChooser(pool, subset, registry, clock, panic_threshold)
         self._retries = 0
         self._ready: Chooser = self._refuse
-        self._started_pool = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._lifetime = Lifetime(pool, self._builder, self._monitor, clock)
         self._view = View(Snapshot(), (), (), (), is_panic=False, changes_at=math.inf)
         self._expire()
         follow(pool, self)
@@ -169,7 +163,7 @@ class Balancer:
     @property
     def is_running(self) -> bool:
         """Whether it was started, on a loop that is still there, and not closed."""
-        return self._loop is not None and not self._loop.is_closed()
+        return self._lifetime.is_running
 
     def pick(self, key: str | None = None, exclude: Collection[str] = ()) -> Backend:
         """Return one backend; lock-free, from any thread, at any time.
@@ -225,37 +219,17 @@ class Balancer:
     async def start(self, *, required: bool = True) -> None:
         """Start the pool, and from now on let backends return by themselves; see its `start()`.
 
-        A pool that was started before stays so when the balancer is closed.
+        A pool that was started before stays so when the balancer is closed. Raises `PoolClosed`
+        when the balancer is closed meanwhile.
         """
-        # A fixed list is opened, and there is nothing to run.
-        was_started = self._pool.is_running or self._pool._opened
-        await self._pool.start(required=required)
-        self._started_pool = self._started_pool or not was_started
-        try:
-            if self._builder.takes_long:
-                await in_thread(self._builder.rebuild_if_stale)
-            if self._monitor is not None:
-                self._monitor.start()
-        except BaseException:
-            await self.aclose()
-            raise
-        self._loop = asyncio.get_running_loop()
-        self._set_timer()
+        await self._lifetime.start(required=required)
 
     async def aclose(self) -> None:
         """Close the pool, if `start()` started it; leave nothing running.
 
         Choosing goes on from what is known.
         """
-        self._loop = None
-        self._set_timer()
-        async with contextlib.AsyncExitStack() as parts:
-            # From the last to the first; one that fails or is cancelled does not keep the others.
-            parts.push_async_callback(self._builder_gone)
-            if self._started_pool:
-                parts.push_async_callback(self._close_pool)
-            if self._monitor is not None:
-                parts.push_async_callback(self._monitor.aclose)
+        await self._lifetime.aclose()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -271,14 +245,6 @@ class Balancer:
             f"<{type(self).__name__} {self._pool._name}: {type(self._policy).__name__},"
             f" {len(view.available)} of {counted(len(view.listed))} available{panic}>"
         )
-
-    async def _close_pool(self) -> None:
-        await self._pool.aclose()
-        self._started_pool = False
-
-    async def _builder_gone(self) -> None:
-        if self._builder.is_building:
-            await in_thread(self._builder.join)
 
     def _choose_avoiding(self, key: str | None, exclude: Collection[str]) -> Candidate:
         avoided = {exclude} if isinstance(exclude, str) else exclude
@@ -315,10 +281,7 @@ class Balancer:
             log(logging.WARNING, f"{self._pool._name}: only {few} available; all are chosen among")
         elif before.is_panic and not view.is_panic:
             log(logging.INFO, f"{self._pool._name}: enough are available again")
-        loop = self._loop
-        if loop is not None and view.changes_at < math.inf:
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._set_timer)
+        self._lifetime.view_changes(view.changes_at)
 
     def _expire(self) -> None:
         # Whoever chooses next builds the view first.
@@ -377,17 +340,8 @@ class Balancer:
         log(level, f"{self._pool._name}: {why}")
         self._builder.invalidate()
 
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        loop, changes_at = self._loop, self._view.changes_at
-        if loop is not None and changes_at < math.inf:
-            delay = max(0.0, changes_at - self._outcomes.clock())
-            self._timer = loop.call_later(delay, self._builder.invalidate)
-
     def _begin_anew(self) -> None:  # pragma: no cover - in a forked child, which is not traced
-        self._loop, self._timer = None, None
+        self._lifetime.reset()
         self._builder.reset()
         self._outcomes.reset()
         self._expire()
