@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
-import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Final, Self
 
 from backendpool_async.backend import Backend
 from backendpool_async.balance.candidate import Candidate
 from backendpool_async.balance.candidate_registry import CandidateRegistry
-from backendpool_async.balance.ejection import Ejector, OutlierEjection
+from backendpool_async.balance.ejection import Ejector, Listing, OutlierEjection
 from backendpool_async.balance.explanation import Explanation, History, explained
 from backendpool_async.balance.failures import transport_failure
 from backendpool_async.balance.following import follow
@@ -26,15 +24,13 @@ from backendpool_async.balance.outcomes import Classify, Clock, OutcomeRecorder
 from backendpool_async.balance.pauses import is_on_loop
 from backendpool_async.balance.policies import RoundRobin
 from backendpool_async.balance.policy import Chooser, Policy, Unkeyed
-from backendpool_async.balance.rendezvous import rendezvous
 from backendpool_async.balance.subset import Subset
-from backendpool_async.balance.view import View, ViewRules
+from backendpool_async.balance.view import NOTHING, View, ViewRules
 from backendpool_async.balance.view_builder import ViewBuilder
 from backendpool_async.errors import NoBackends, counted
 from backendpool_async.keywords import seconds, seconds_or_0, share, share_or_0
 from backendpool_async.logs import log
 from backendpool_async.pool import BackendPool
-from backendpool_async.snapshot import Snapshot
 
 _TRIES: Final = 4
 _DEFAULT_EJECTION: Final = OutlierEjection()
@@ -119,7 +115,7 @@ class Balancer:
             classify,
             self._policy,
             None if ejection is None else Ejector(ejection, clock()),
-            listed=self._listed,
+            listing=self._listing,
             ejected=partial(self._availability_changed, logging.WARNING),
             view_changes=lambda: self._builder.invalidate(),
             unreachable=pool.refresh_soon,
@@ -131,27 +127,29 @@ class Balancer:
                 checks, pool, registry.get_or_create, self._availability_changed, clock, subset
             )
         self._history = History()
+        rules = ViewRules(
+            panic_threshold=share_or_0("panic_threshold", panic_threshold),
+            slow_start=seconds_or_0("slow_start", slow_start),
+            zone=zone,
+            zone_threshold=share("zone_threshold", zone_threshold),
+        )
         self._builder = ViewBuilder(
             pool,
             self._policy,
             registry,
-            ViewRules(
-                panic_threshold=share_or_0("panic_threshold", panic_threshold),
-                slow_start=seconds_or_0("slow_start", slow_start),
-                zone=zone,
-                zone_threshold=share("zone_threshold", zone_threshold),
-            ),
+            rules,
             subset,
             clock,
             publish=self._publish,
             expire=self._expire,
+            resume=self._resume,
             list_changed=self._history.note,
         )
-        self._interim = InterimChooser(pool, subset, registry, clock, panic_threshold)
+        self._interim = InterimChooser(pool, subset, registry, rules, clock)
         self._retries = 0
         self._ready: Chooser = self._refuse
         self._lifetime = Lifetime(pool, self._builder, self._monitor, clock)
-        self._view = View(Snapshot(), (), (), (), is_panic=False, changes_at=math.inf)
+        self._view = NOTHING
         self._expire()
         follow(pool, self)
 
@@ -256,24 +254,18 @@ class Balancer:
             candidate = self._choose(key if key is None or not attempt else f"{key}\0{attempt}")
             if candidate.backend not in avoided:
                 return candidate
-        for candidates in (self._view.chosen_among, self._view.available):
-            left = [each for each in candidates if each.backend not in avoided]
-            if left:
-                if key is None:
-                    return random.choices(left, [each.weight for each in left])[0]
-                return rendezvous(key, left)
+        left = self._view.beside(key, avoided)
+        if left is not None:
+            return left
         if self._rebuild_if_due():
             return self._choose_avoiding(key, exclude)
         raise NoBackends(f"{self!r}: none is left of {len(self._view.chosen_among)} to choose from")
 
     def _publish(self, view: View, chooser: Chooser | None) -> None:
         before, self._view = self._view, view
-        if chooser is None:
-            self._next = self._choose = self._ready = self._refuse
-        else:
-            self._next = chooser.next if isinstance(chooser, Unkeyed) else partial(chooser, None)
-            self._choose = self._ready = chooser
-        self._outcomes.set_due(view.changes_at)
+        self._ready = self._refuse if chooser is None else chooser
+        self._resume()
+        self._outcomes.view_changes_at(view.changes_at)
         self._interim.forget()
         self._history.find_out()
         if view.is_panic and not before.is_panic:
@@ -286,6 +278,10 @@ class Balancer:
     def _expire(self) -> None:
         # Whoever chooses next builds the view first.
         self._next = self._choose = self._choose_after_rebuild
+
+    def _resume(self) -> None:
+        chooser = self._choose = self._ready
+        self._next = chooser.next if isinstance(chooser, Unkeyed) else partial(chooser, None)
 
     def _choose_after_rebuild(self, key: str | None = None) -> Candidate:
         meanwhile = self._choose_meanwhile(key)
@@ -306,23 +302,33 @@ class Balancer:
         return candidate
 
     def _refuse(self, key: str | None = None) -> Candidate:
-        if self._rebuild_if_due():
-            # Nobody holds a lease of nothing, so no end of one sees to it.
-            return self._choose(key)
-        raise self._no_backends()
+        if self._outcomes.clock() < self._view.changes_at:
+            raise self._no_backends()
+        # Nobody holds a lease of nothing, so no end of one sees to it.
+        self._builder.invalidate()
+        return self._choose_after_rebuild(key)
 
     def _no_backends(self) -> NoBackends:
         error = self._pool.snapshot.error
         why = f"; {error}" if error else ""
         return NoBackends(f"{self._pool._name}: there is no backend to choose{why}")
 
-    def _listed(self) -> Sequence[Candidate]:
-        return self._view.listed or self._interim.listed()
+    def _listing(self) -> Listing:
+        """Return what is counted before a backend is ejected."""
+        self._builder.rebuild_if_short()
+        view = self._view
+        if not view.listed:
+            return self._interim.listing()
+        # A long list may have become shorter since the view was built.
+        size = min(len(view.listed), len(self._pool.backends()))
+        return Listing(view.listed, view.unhealthy, size)
 
     def _current_view(self) -> View:
         """Return the view, built anew where due, if that takes not long or there is none yet."""
         self._rebuild_if_due()
         if not self._builder.takes_long or not self._view.listed:
+            if is_on_loop() and self._builder.builds_first_aside():
+                return self._interim.view()
             self._builder.rebuild_if_stale()
         return self._view
 
@@ -331,7 +337,7 @@ class Balancer:
         if self._outcomes.clock() < self._view.changes_at:
             return False
         self._builder.invalidate()
-        if self._builder.takes_long and self._view.chosen_among:
+        if self._builder.takes_long and (self._view.chosen_among or is_on_loop()):
             return False
         self._builder.rebuild_if_stale()
         return True

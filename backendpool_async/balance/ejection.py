@@ -7,6 +7,7 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Final
 
 from backendpool_async.balance.candidate import Candidate, EjectionRecord
@@ -61,9 +62,11 @@ class OutlierEjection:
       takes one off.
     * `max_ejection_time`: seconds, the limit of that.
     * `max_ejected`: the largest share of the backends that are ejected at once, counted at the
-      moment of an ejection, with those that checks found unhealthy. The last one never is. When
-      the list shrinks or a check fails afterwards, more of it may be out.
-    * `failure_percentage`, `success_rate`: other reasons to eject, judged every `interval` seconds.
+      moment of an ejection, with those that checks found unhealthy (of a long list, when it was
+      gone through last). The last one never is. When the list shrinks or a check fails afterwards,
+      more of it may be out.
+    * `failure_percentage`, `success_rate`: other reasons to eject, judged every `interval` seconds,
+      at the end of a lease. What two intervals without one have gathered is not judged.
 
     The words and the defaults are Envoy's, but for `max_ejected` (Envoy: 10 %). Raises TypeError or
     ValueError for a number out of range.
@@ -89,10 +92,30 @@ class OutlierEjection:
         seconds("interval", self.interval)
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The backends of which some may be ejected.
+
+    `unhealthy`: of how many checks say so. `size`: how many of them there are still, at most.
+    """
+
+    listed: Sequence[Candidate]
+    unhealthy: int
+    size: int
+
+
 class Ejector:
     """Ejects by the rules of one `OutlierEjection`; whoever calls it sees to it that one does."""
 
-    __slots__ = ("_done", "_full", "_full_until", "_most_times", "_rules", "next_judgement")
+    __slots__ = (
+        "_counted",
+        "_done",
+        "_ejected",
+        "_ends",
+        "_most_times",
+        "_rules",
+        "next_judgement",
+    )
 
     def __init__(self, rules: OutlierEjection, now: float) -> None:
         self._rules = rules
@@ -103,31 +126,38 @@ class Ejector:
         # More would be forgiven one by one for days, and the limit is reached already.
         self._most_times = math.ceil(rules.max_ejection_time / rules.base_ejection_time)
         self._done = 0
-        # The list of which as many as may be were ejected, and until when that is so.
-        self._full: Sequence[Candidate] | None = None
-        self._full_until = -math.inf
+        self._ejected: list[Candidate] = []
+        # Of those that are in a list and not unhealthy besides: when their ejections end.
+        self._counted: Sequence[Candidate] | None = None
+        self._ends: list[float] = []
 
-    def failed(self, candidate: Candidate, listed: Sequence[Candidate], now: float) -> str | None:
-        """Eject it if it has failed too often in a row; return what then is to be said."""
+    def is_due(self, candidate: Candidate, now: float) -> bool:
+        """Whether it has failed too often in a row, and is to be ejected."""
         if is_ejected(candidate, now):
             # What was in flight still fails; what comes after its return is counted anew.
             candidate.consecutive_failures = 0
-            return None
+            return False
         limit = self._rules.consecutive_failures
-        if limit is None or candidate.consecutive_failures < limit:
+        return limit is not None and candidate.consecutive_failures >= limit
+
+    def failed(self, candidate: Candidate, listing: Listing, now: float) -> str | None:
+        """Eject it if that is still due; return what then is to be said."""
+        if not self.is_due(candidate, now):
             return None
         why = f"{candidate.consecutive_failures} failures in a row"
-        return next(iter(self._eject({candidate: why}, listed, now)), None)
+        return next(iter(self._eject({candidate: why}, listing, now)), None)
 
-    def judge(self, listed: Sequence[Candidate], now: float) -> list[str]:
+    def judge(self, listing: Listing, now: float) -> list[str]:
         """Eject by rate; return what is to be said of each."""
         counted: dict[Candidate, tuple[int, int]] = {}
-        for each in listed:
+        for each in listing.listed:
             requests, failures = each.judged
             each.judged = (each.requests, each.failures)
             counted[each] = (each.requests - requests, each.failures - failures)
+        is_late = now - self.next_judgement > self._rules.interval
         self.next_judgement = now + self._rules.interval
-        return self._eject(self._outliers(counted), listed, now)
+        # Without requests nobody judges: what was long ago says nothing of now.
+        return [] if is_late else self._eject(self._outliers(counted), listing, now)
 
     def _outliers(self, counted: dict[Candidate, tuple[int, int]]) -> dict[Candidate, str]:
         found: dict[Candidate, str] = {}
@@ -150,9 +180,7 @@ class Ejector:
                         found[each] = f"{1 - rate:.0%} of the requests failed"
         return found
 
-    def _eject(
-        self, reasons: dict[Candidate, str], listed: Sequence[Candidate], now: float
-    ) -> list[str]:
+    def _eject(self, reasons: dict[Candidate, str], listing: Listing, now: float) -> list[str]:
         """Eject as many of these as may be; return what is to be said of each."""
         said: list[str] = []
         room, counted_at = 0, -1
@@ -167,7 +195,7 @@ class Ejector:
             # of them, in between.
             while counted_at != self._done:
                 counted_at = self._done
-                room = self._room(listed, now)
+                room = self._room(listing, now)
             # Nothing is called from the comparison to the end of this, so nothing comes between.
             if room <= 0 or (candidate.record is not None and now < candidate.record.until):
                 continue
@@ -176,6 +204,8 @@ class Ejector:
             candidate.ejections += 1
             # What comes after its return is counted anew.
             candidate.consecutive_failures = 0
+            self._ejected.append(candidate)
+            heappush(self._ends, until)
             room -= 1
             counted_at += 1
             self._done += 1
@@ -192,19 +222,25 @@ class Ejector:
         time = min(rules.base_ejection_time * times, rules.max_ejection_time)
         return time * random.uniform(1, 1 + _JITTER)
 
-    def _room(self, listed: Sequence[Candidate], now: float) -> int:
+    def _room(self, listing: Listing, now: float) -> int:
         """Return how many more may be ejected now, 0 or less for none."""
         # While all fail, each failure asks: going through a long list each time takes the loop.
-        if listed is self._full and now < self._full_until:
-            return 0
-        out = [each for each in listed if not is_available(each, now)]
-        most = min(math.floor(len(listed) * self._rules.max_ejected), len(listed) - 1)
-        room = most - len(out)
-        if room <= 0:
-            self._full = listed
-            ends = [each.record.until for each in out if each.record and each.record.until > now]
-            self._full_until = min(ends, default=now)
-        return room
+        while self._counted is not listing.listed:
+            self._count(listing.listed, now)
+        while self._ends and self._ends[0] <= now:
+            heappop(self._ends)
+        most = min(math.floor(listing.size * self._rules.max_ejected), listing.size - 1)
+        return most - listing.unhealthy - len(self._ends)
+
+    def _count(self, listed: Sequence[Candidate], now: float) -> None:
+        """Count those ejected of another list, or none of them if one comes in between."""
+        done = self._done
+        ejected = [each for each in self._ejected if is_ejected(each, now)]
+        inside = [each for each in ejected if each.is_listed and each.is_healthy is not False]
+        ends = sorted([each.record.until for each in inside if each.record])
+        # Nothing is called from here on, as in `_eject`.
+        if done == self._done:
+            self._counted, self._ejected, self._ends = listed, ejected, ends
 
 
 def is_ejected(candidate: Candidate, now: float) -> bool:

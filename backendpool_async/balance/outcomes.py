@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, Protocol, runtime_checkable
 
 from backendpool_async.balance.candidate import Candidate, LastFailure
-from backendpool_async.balance.ejection import Ejector
+from backendpool_async.balance.ejection import Ejector, Listing
 from backendpool_async.balance.failures import Failure
 
 _WEIGHT_OF_ONE: Final = 0.1
@@ -32,9 +32,9 @@ class OutcomeRecorder:
 
     __slots__ = (
         "_ejected",
-        "_ejecting",
         "_ejector",
-        "_listed",
+        "_listing",
+        "_lock",
         "_observe",
         "_unreachable",
         "_view_changes",
@@ -51,7 +51,7 @@ class OutcomeRecorder:
         policy: object,
         ejector: Ejector | None,
         *,
-        listed: Callable[[], Sequence[Candidate]],
+        listing: Callable[[], Listing],
         ejected: Callable[[str], None],
         view_changes: Callable[[], None],
         unreachable: Callable[[], None],
@@ -60,27 +60,27 @@ class OutcomeRecorder:
         self.classify: Classify = classify
         self._observe = policy.observe if isinstance(policy, ObservingPolicy) else None
         self._ejector = ejector
-        self._listed = listed
+        self._listing = listing
         self._ejected = ejected
         self._view_changes = view_changes
         self._unreachable = unreachable
-        self._view_changes_at: float = math.inf
-        # When somebody has to look at the view or the rates: one comparison a lease.
+        self._view_changes_at = math.inf
         self.due: float = math.inf
-        self.set_due(math.inf)
+        """When somebody has to look at the view or the rates: one comparison a lease."""
         self.reset()
+        self.view_changes_at(math.inf)
 
-    def set_due(self, view_changes_at: float) -> None:
-        """Take note of when the view is out of date by the clock alone."""
-        self._view_changes_at = view_changes_at
-        judgement = math.inf if self._ejector is None else self._ejector.next_judgement
-        self.due = min(view_changes_at, judgement)
+    def view_changes_at(self, at: float) -> None:
+        """Take note of when the view that is in use now is out of date by the clock alone."""
+        with self._lock:
+            self._view_changes_at = at
+            self.due = min(at, self._next_judgement)
 
     def reset(self) -> None:
         """Begin anew in a forked child: whatever held a lock is not in it."""
         # Two threads that eject at once could eject more than they may together. Reentrant: the
-        # garbage collector may end a lease anywhere.
-        self._ejecting = threading.RLock()
+        # garbage collector may end a lease anywhere. Nobody who holds it waits for a view.
+        self._lock = threading.RLock()
 
     def succeeded(self, candidate: Candidate, took: float, now: float) -> None:
         """A request came to its end."""
@@ -104,9 +104,11 @@ class OutcomeRecorder:
         candidate.last_failure = LastFailure(now, reason)
         if self._observe is not None:
             self._observe(candidate, max(took, _FAILURE_TAKES, candidate.latency or 0.0), now)
-        if self._ejector is not None:
-            with self._ejecting:
-                ejection = self._ejector.failed(candidate, self._listed(), now)
+        ejector = self._ejector
+        if ejector is not None and ejector.is_due(candidate, now):
+            listing = self._listing()
+            with self._lock:
+                ejection = ejector.failed(candidate, listing, now)
             if ejection is not None:
                 self._ejected(ejection)
         if now >= self.due:
@@ -127,16 +129,27 @@ class OutcomeRecorder:
         if self._observe is not None:
             self._observe(candidate, took, now)
 
+    @property
+    def _next_judgement(self) -> float:
+        return math.inf if self._ejector is None else self._ejector.next_judgement
+
     def _see_to_what_is_due(self, now: float) -> None:
-        ejector, ejections = self._ejector, list[str]()
-        if ejector is not None:
-            with self._ejecting:
-                if now >= ejector.next_judgement:
-                    ejections = ejector.judge(self._listed(), now)
-        view_is_due = now >= self._view_changes_at
-        self.set_due(math.inf if view_is_due else self._view_changes_at)
+        ejections = self._judged(now)
+        with self._lock:
+            view_is_due = now >= self._view_changes_at
+            # Said once; when it is due next, the next view says. That may have come meanwhile.
+            self.due = min(math.inf if view_is_due else self._view_changes_at, self._next_judgement)
         if view_is_due:
             # Nobody's timer may run: without a loop, whoever ends a lease sees to it.
             self._view_changes()
         for ejection in ejections:
             self._ejected(ejection)
+
+    def _judged(self, now: float) -> list[str]:
+        ejector = self._ejector
+        if ejector is None or now < ejector.next_judgement:
+            return []
+        listing = self._listing()
+        with self._lock:
+            # Another thread may have been faster.
+            return [] if now < ejector.next_judgement else ejector.judge(listing, now)

@@ -33,8 +33,9 @@ class ViewBuilder:
 
     `invalidate` never takes long. Where building does, it goes on in a thread; else, and when
     there is no view to use meanwhile, `expire` is called, and whoever chooses next calls
-    `rebuild_if_stale`, or does without a view where `builds_first_aside`. `list_changed` is called
-    with the list before and after, at the moment of a change.
+    `rebuild_if_stale`, or does without a view where `builds_first_aside`. `resume` takes that back:
+    what was published last is in use until the thread is done. `list_changed` is called with the
+    list before and after, at the moment of a change.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class ViewBuilder:
         *,
         publish: Publish,
         expire: Callable[[], None],
+        resume: Callable[[], None],
         list_changed: ListChanged,
     ) -> None:
         self._pool = pool
@@ -58,6 +60,7 @@ class ViewBuilder:
         self._clock = clock
         self._publish = publish
         self._expire = expire
+        self._resume = resume
         self._list_changed = list_changed
         self._prepares_slowly = bool(getattr(policy, "prepares_slowly", False))
         self._has_choice = False
@@ -99,7 +102,10 @@ class ViewBuilder:
             if self._is_aside:
                 return
             self._is_aside = self.takes_long
-            if not self._is_aside or not self._has_choice:
+            if self._is_aside and self._has_choice:
+                # Nobody may have chosen since a shorter list, or the clock, made it expire.
+                self._resume()
+            else:
                 self._expire()
             if not self._is_aside:
                 return
@@ -139,6 +145,18 @@ class ViewBuilder:
                 # What changed meanwhile was told before this view was handed out.
                 if self._is_stale and not self._is_aside:
                     self._expire()
+
+    def rebuild_if_short(self) -> None:
+        """Build at once, unless that takes long, another thread is at it, or it fails."""
+        # Not waiting: whoever calls this may hold what that other thread waits for.
+        if self.takes_long or not self._one_at_a_time.acquire(blocking=False):
+            return
+        try:
+            self.rebuild_if_stale()
+        except Exception:  # noqa: BLE001, S110 - a policy may raise anything, and whoever chooses next is told
+            pass
+        finally:
+            self._one_at_a_time.release()
 
     @property
     def takes_long(self) -> bool:

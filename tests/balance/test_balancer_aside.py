@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pytest
+from ticking import Ticking, fail
 
 from backendpool_async import (
     Backend,
@@ -185,6 +186,79 @@ async def test_who_fails_too_often_is_ejected_meanwhile() -> None:
     await until(lambda: balancer.pick() == B)
     assert balancer.explain().ejected == 1
     await balancer.aclose()
+
+
+async def test_what_is_known_is_told_while_the_first_view_is_built() -> None:
+    policy, pool = Held(), BackendPool.static([])
+    async with Balancer(pool, policy) as balancer:
+        assert balancer.explain().listed == 0
+        pool.update([A, B, C])
+        for _ in range(5):
+            with balancer.lease(exclude=[B, C]) as lease:
+                lease.failed("503")
+        balancer._builder._registry.get_or_create(Backend(B)).is_healthy = False
+        explanation = balancer.explain()
+        states = [each.state for each in explanation.backends]
+        assert states == ["ejected", "unhealthy", "available"]
+        assert explanation.is_panic
+        assert [each.chosen_among for each in explanation.backends] == [True] * 3
+        assert not policy.prepared
+        assert policy.thread is not threading.current_thread()
+        policy.gate.set()
+
+
+async def test_nobody_waits_for_a_long_list_after_a_short_one_that_nobody_chose_from() -> None:
+    class LongOnes(Held):
+        prepares_slowly = False
+
+        def prepare(self, candidates: Sequence[Candidate]) -> Chooser:
+            return super().prepare(candidates) if len(candidates) > 128 else lambda _: candidates[0]
+
+    policy, pool = LongOnes(), BackendPool.static([A])
+    async with Balancer(pool, policy) as balancer:
+        assert balancer.pick() == A
+        pool.update([B])
+        pool.update(MANY)
+        await until(policy.begun.is_set)
+        assert [balancer.pick(), balancer.pick("key")] == [A, A]
+        assert balancer.pick(exclude=[B]) == A
+        policy.gate.set()
+        await until(lambda: balancer.pick() == MANY[0])
+
+
+async def test_nobody_waits_for_the_table_when_the_first_of_none_returns() -> None:
+    policy, clock = Held(), Ticking()
+    policy.gate.set()
+    pool = BackendPool.static([A, B])
+    async with Balancer(pool, policy, panic_threshold=0, clock=clock) as balancer:
+        fail(balancer, B, 5)
+        balancer._view.listed[0].is_healthy = False
+        balancer._builder.invalidate()
+        await until(lambda: not balancer._view.chosen_among)
+        with pytest.raises(NoBackends):
+            balancer.pick()
+        policy.gate.clear()
+        clock.advance(34)
+        assert [balancer.pick(), balancer.pick("key")] == [B, B]
+        assert balancer.explain().available == 1
+        policy.gate.set()
+        await until(lambda: policy.prepared[-1] == B)
+
+
+async def test_what_is_known_is_told_at_once_when_the_first_of_none_returns() -> None:
+    policy, clock = Held(), Ticking()
+    policy.gate.set()
+    pool = BackendPool.static([A, B])
+    async with Balancer(pool, policy, panic_threshold=0, clock=clock) as balancer:
+        fail(balancer, B, 5)
+        balancer._view.listed[0].is_healthy = False
+        balancer._builder.invalidate()
+        await until(lambda: not balancer._view.chosen_among)
+        policy.gate.clear()
+        clock.advance(34)
+        assert balancer.explain().available == 1
+        policy.gate.set()
+        await until(lambda: policy.prepared[-1] == B)
 
 
 async def test_an_empty_list_is_refused_with_the_error_of_its_source() -> None:

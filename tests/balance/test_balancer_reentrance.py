@@ -104,24 +104,27 @@ def test_what_fails_while_it_is_counted_who_is_out_counts_too(
     on_signal: OnSignal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = OutlierEjection(consecutive_failures=1)
-    balancer = Balancer(BackendPool.static([A, B]), ejection=rules, panic_threshold=0)
-    one = balancer.lease(exclude=[B]).acquire()
-    other = balancer.lease(exclude=[A]).acquire()
+    balancer = Balancer(BackendPool.static([A, B, C, D]), ejection=rules)
+    with balancer.lease(exclude=[B, C, D]) as lease:
+        lease.failed("503")
+    one = balancer.lease(exclude=[A, B, D]).acquire()
+    other = balancer.lease(exclude=[A, B, C]).acquire()
     for lease in (one, other):
         lease.failed("503")
     on_signal(other.release)
-    is_available = ejection_module.is_available
+    is_ejected = ejection_module.is_ejected
 
     def interrupted(candidate: Candidate, now: float) -> bool:
-        found = is_available(candidate, now)
-        if candidate.backend == B:
-            monkeypatch.setattr(ejection_module, "is_available", is_available)
+        found = is_ejected(candidate, now)
+        if candidate.backend == A:
+            monkeypatch.setattr(ejection_module, "is_ejected", is_ejected)
             signal.raise_signal(signal.SIGUSR1)
         return found
 
-    monkeypatch.setattr(ejection_module, "is_available", interrupted)
+    monkeypatch.setattr(ejection_module, "is_ejected", interrupted)
     one.release()
-    assert [each.state for each in balancer.explain().backends] == ["available", "ejected"]
+    states = [each.state for each in balancer.explain().backends]
+    assert states == ["ejected", "available", "available", "ejected"]
 
 
 def test_an_error_within_a_build_is_not_hidden_by_it(on_signal: OnSignal) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -96,3 +97,29 @@ def test_how_much_a_backend_gets_is_told() -> None:
     assert [each["share"] for each in data] == [1 / 11, 10 / 11, 0]
     clock.advance(101)
     assert [each.share for each in balancer.explain(2).backends] == [0.5, 0.5]
+
+
+def test_far_backends_are_weighed_too() -> None:
+    near, light, other = NEAR[0], FAR[0], FAR[1]
+    pool = BackendPool.static([near, light, other])
+    balancer = Balancer(pool, zone="near")
+    balancer.pick()
+    pool.update([near, Backend(light, zone="far", weight=9), other])
+    counts = Counter(balancer.pick(exclude=[near]) for _ in range(5_000))
+    assert 7 < counts[light] / counts[other] < 12
+
+
+def test_while_one_returns_all_are_weighed_by_the_same_measure() -> None:
+    clock = Ticking()
+    balancer = Balancer(
+        BackendPool.static([*NEAR[:2], *FAR[:2]]), zone="near", slow_start=100, clock=clock
+    )
+    balancer.explain()
+    well = balancer._view.listed[0]
+    well.is_healthy, well.healthy_since = True, clock.now
+    balancer._builder.invalidate()
+    balancer.explain()
+    assert [each.weight for each in balancer._view.listed] == [1, 10, 10, 10]
+    clock.advance(101)
+    balancer.explain()
+    assert [each.weight for each in balancer._view.listed] == [1, 1, 1, 1]
