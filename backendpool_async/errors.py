@@ -138,8 +138,9 @@ class EmptyAnswer(SourceError):
 class ShrunkAnswer(SourceError):
     """The source dropped more than `max_shrink` of the list, not yet often enough in a row.
 
-    It is believed when the pool's `empty_after`-th such answer in a row comes; until then the list
-    is kept.
+    What it says is believed when the pool's `empty_after`-th answer in a row that drops so much
+    comes, but not before the second; until then the list is kept. These answers need not be the
+    same. A failure in between neither counts nor resets, any other answer does reset.
     """
 
 

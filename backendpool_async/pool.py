@@ -50,7 +50,8 @@ class BackendPool(JudgingList, Constructors):
     * `max_backends`: an answer with more entries is refused.
     * `initial`: served until the first answer; with it `start()` does not raise.
     * `max_shrink`: an answer that drops more than this share of the list at once is believed only
-      when it comes `empty_after` times in a row (None: three times); None believes it at once.
+      at the `empty_after`-th in a row, whatever else these answers say, but at the second at the
+      earliest (`empty_after` None: at the third); None believes it at once.
 
     Whatever fails, the latest good list goes on being served, and `snapshot.error` says why it
     is not newer. Raises TypeError for what is no source, ValueError for a keyword out of range,

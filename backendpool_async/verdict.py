@@ -28,6 +28,8 @@ from backendpool_async.source import Answer
 
 # How often a shrunk answer is to come when a negative one is never believed.
 _SHRUNK_AFTER: Final = 3
+# Believed at once, it would not be held back at all.
+_SHRUNK_AT_LEAST: Final = 2
 _GOOD: Final = "good"
 # All that can come of a refresh, so that each of them is counted from 0.
 _OUTCOMES: Final = (
@@ -102,6 +104,8 @@ class JudgingList(LiveList):
         if self._pushes != flight.pushes:
             return self._believe((), None, flight)
         self._negatives += 1
+        # They are to come in a row.
+        self._shrinks = 0
         if self._empty_after is not None and self._negatives >= self._empty_after:
             return self._believe((), None, flight)
         times = (
@@ -129,7 +133,7 @@ class JudgingList(LiveList):
     def _doubt_shrunk(self, answer: Answer, flight: Flight) -> Snapshot | ShrunkAnswer:
         self._negatives = 0
         self._shrinks += 1
-        needed = self._empty_after or _SHRUNK_AFTER
+        needed = max(self._empty_after or _SHRUNK_AFTER, _SHRUNK_AT_LEAST)
         if self._shrinks >= needed:
             return self._believe(answer.backends, answer.ttl, flight)
         held = len(self._snapshot.backends)

@@ -57,11 +57,37 @@ async def test_an_answer_in_between_that_drops_little_begins_the_count_anew() ->
 
 
 async def test_failures_in_between_neither_count_nor_reset() -> None:
-    pool = pool_of(FOUR, OSError("down"), FOUR, [], FOUR)
+    pool = pool_of(FOUR, OSError("down"), FOUR, OSError("down"), FOUR)
     await pool.refresh()
     kinds = [type(await refused(pool)).__name__ for _ in range(4)]
-    assert kinds == ["ShrunkAnswer", "SourceError", "ShrunkAnswer", "EmptyAnswer"]
+    assert kinds == ["ShrunkAnswer", "SourceError"] * 2
     assert (await pool.refresh()).backends == tuple(FOUR)
+
+
+async def test_an_empty_answer_in_between_begins_the_count_anew() -> None:
+    pool = pool_of(FOUR, [], FOUR, [], FOUR, FOUR, FOUR)
+    await pool.refresh()
+    kinds = [type(await refused(pool)).__name__ for _ in range(6)]
+    assert kinds == ["ShrunkAnswer", "EmptyAnswer"] * 2 + ["ShrunkAnswer"] * 2
+    assert (await pool.refresh()).backends == tuple(FOUR)
+
+
+async def test_answers_that_shrink_it_confirm_each_other_whatever_they_say() -> None:
+    pool = pool_of(FOUR, OTHERS, TEN[:1])
+    await pool.refresh()
+    for _ in range(2):
+        assert isinstance(await refused(pool), ShrunkAnswer)
+    assert (await pool.refresh()).backends == tuple(TEN[:1])
+
+
+async def test_where_negative_answers_are_believed_at_once_shrunk_ones_are_the_second_time() -> (
+    None
+):
+    pool = pool_of(FOUR, FOUR, [], empty_after=1)
+    await pool.refresh()
+    assert "(answer 1 of 2 that says so)" in str(await refused(pool))
+    assert (await pool.refresh()).backends == tuple(FOUR)
+    assert (await pool.refresh()).backends == ()
 
 
 async def test_a_shrunk_answer_in_between_says_that_there_are_some() -> None:
