@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import weakref
 from collections.abc import Sequence
 from typing import Any, Final
 
 from backendpool_async.keywords import count
-from backendpool_async.threads import FewThreads, in_thread
+from backendpool_async.threads import FewThreads, ShortLivedThreads
 
 AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
+_Lookups = dict[str, asyncio.Future[Sequence[AddressInfo]]]
 
 _LARGEST_PORT: Final = 65535
 # A lookup hangs for as long as the system's resolver likes, and the loop's own threads are for
-# others.
-_few: Final = FewThreads(8)
+# others. One that hangs keeps its thread, so there are more than of those that answer at once.
+_few: Final = FewThreads(64)
+# One at a time for each name: asked for anew at every check, one that hangs would take them all.
+_under_way: Final[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Lookups]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def checked_port(port: int | None) -> int | None:
@@ -34,7 +41,26 @@ async def addresses(host: str, port: int) -> Sequence[AddressInfo]:
     try:
         return _lookup(host, port, socket.AI_NUMERICHOST)
     except socket.gaierror:
-        return await in_thread(lambda: _lookup(host, port, 0), _few.start)
+        # Whoever is cancelled leaves it to the others, and to those who ask next.
+        found = await asyncio.shield(_joined(host))
+        return [_with_port(info, port) for info in found]
+
+
+def _joined(host: str) -> asyncio.Future[Sequence[AddressInfo]]:
+    """Return the lookup of a name that is under way on this event loop, else begin it."""
+    loop = asyncio.get_running_loop()
+    lookups = _under_way.setdefault(loop, {})
+    lookup = lookups.get(host)
+    if lookup is None:
+        threads = ShortLivedThreads(loop, _few.start)
+        lookup = lookups[host] = loop.run_in_executor(threads, _lookup, host, 0, 0)
+        lookup.add_done_callback(lambda _: lookups.pop(host))
+    return lookup
+
+
+def _with_port(info: AddressInfo, port: int) -> AddressInfo:
+    family, kind, protocol, name, address = info
+    return family, kind, protocol, name, (address[0], port, *address[2:])
 
 
 def _lookup(host: str, port: int, flags: int) -> Sequence[AddressInfo]:
