@@ -14,12 +14,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Final
 
 from backendpool_async import Backend, BackendPool
 from backendpool_async.balance.candidate import Candidate
 from backendpool_async.balance.health import (
     Check,
+    CheckRunner,
     HealthChecks,
     HealthMonitor,
     HttpCheck,
@@ -69,7 +71,8 @@ def monitored(checked: Callable[[], Check]) -> Running:
             return candidates[backend]
 
         checks = HealthChecks(checked(), interval=1.0)
-        monitor = HealthMonitor(checks, BackendPool.static(entries), candidate_of, print)
+        pool = BackendPool.static(entries)
+        monitor = HealthMonitor(partial(CheckRunner, checks, pool, candidate_of, print))
         monitor.start()
         yield
         await monitor.aclose()

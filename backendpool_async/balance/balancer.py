@@ -15,7 +15,7 @@ from backendpool_async.balance.ejection import Ejector, Listing, OutlierEjection
 from backendpool_async.balance.explanation import Explanation, History, explained
 from backendpool_async.balance.failures import transport_failure
 from backendpool_async.balance.following import follow
-from backendpool_async.balance.health import HealthChecks, HealthMonitor
+from backendpool_async.balance.health import CheckRunner, HealthChecks, HealthMonitor
 from backendpool_async.balance.interim import InterimChooser
 from backendpool_async.balance.lease import Lease
 from backendpool_async.balance.lifetime import Lifetime
@@ -123,8 +123,9 @@ class Balancer:
         registry = self._registry = CandidateRegistry(seconds("forget_after", forget_after))
         self._monitor: HealthMonitor | None = None
         if checks is not None:
+            changed = self._availability_changed
             self._monitor = HealthMonitor(
-                checks, pool, registry.get_or_create, self._availability_changed, clock, subset
+                partial(CheckRunner, checks, pool, self._remembered, changed, clock, subset)
             )
         self._history = History()
         rules = ViewRules(
@@ -341,6 +342,9 @@ class Balancer:
             return False
         self._builder.rebuild_if_stale()
         return True
+
+    def _remembered(self, backend: Backend) -> Candidate:
+        return self._registry.remembered(backend, self._outcomes.clock())
 
     def _availability_changed(self, level: int, why: str) -> None:
         log(level, f"{self._pool._name}: {why}")

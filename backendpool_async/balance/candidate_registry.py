@@ -52,6 +52,18 @@ class CandidateRegistry:
         # One and the same, whoever asks first: health checks ask at each result, from their thread.
         return self._all.get(backend) or self._all.setdefault(backend, Candidate(backend))
 
+    def remembered(self, backend: Backend, now: float) -> Candidate:
+        """Return the candidate of a backend that is listed now, also where no view says so yet.
+
+        A new one after an absence so long that it is forgotten: what is noted on it stays.
+        """
+        since = self._absent_since.get(backend)
+        if since is not None:
+            if now - since >= self._forget_after:
+                self._drop([backend])
+            self._absent_since.pop(backend, None)
+        return self.get_or_create(backend)
+
     def totals(self) -> Totals:
         """Return what was counted of all of them, those included that were forgotten since."""
         with self._forgetting:
@@ -63,10 +75,12 @@ class CandidateRegistry:
         # build, in the middle of it.
         absent = list(self._absent_since.items())
         due = [address for address, since in absent if now - since >= self._forget_after]
-        if not due:
-            return
+        if due:
+            self._drop(due)
+
+    def _drop(self, addresses: Sequence[Backend]) -> None:
         with self._forgetting:
-            known = {address: self._all[address] for address in due if address in self._all}
+            known = {each: self._all[each] for each in addresses if each in self._all}
             idle = {address: each for address, each in known.items() if not each.in_flight}
             self._forgotten = self._forgotten.plus(idle.values())
             for address in idle:

@@ -125,3 +125,49 @@ async def test_a_port_that_nobody_listens_on_is_seen_at_the_first_check(
     async with Balancer(pool, checks=settings) as balancer:
         await until_chosen(balancer, services[0].backend, services[1].backend)
         assert balancer.explain().backends[0].state == "unhealthy"
+
+
+@pytest.mark.virtual_time
+async def test_a_verdict_on_one_that_comes_back_after_long_is_not_forgotten_with_it() -> None:
+    class Sick:
+        async def check(self, backend: Backend) -> None:
+            if backend == sick:
+                raise ConnectionRefusedError
+
+    well, sick = "10.0.0.1:80", "10.0.0.2:80"
+    pool, clock = BackendPool.static([well, sick]), asyncio.get_running_loop().time
+    settings = HealthChecks(Sick(), interval=30)
+    async with Balancer(pool, checks=settings, forget_after=60, clock=clock) as balancer:
+        await asyncio.sleep(1)
+        assert chosen(balancer) == {well}
+        before = balancer._registry.get_or_create(Backend(sick))
+        before.requests = 7
+        pool.update([well])
+        assert balancer.pick() == well
+        await asyncio.sleep(100)
+        pool.update([well, sick])
+        # It is checked, and nobody chooses until that is over.
+        await asyncio.sleep(1)
+        assert chosen(balancer) == {well}
+        state = balancer.explain().backends[1]
+        assert (state.state, state.requests) == ("unhealthy", 0)
+        assert balancer._registry.totals().requests == 7
+
+
+@pytest.mark.virtual_time
+async def test_one_that_was_checked_after_its_return_is_back_though_nobody_chooses() -> None:
+    class Sick:
+        async def check(self, backend: Backend) -> None:
+            raise ConnectionRefusedError
+
+    one, other = "10.0.0.1:80", "10.0.0.2:80"
+    pool, clock = BackendPool.static([one, other]), asyncio.get_running_loop().time
+    settings = HealthChecks(Sick(), interval=500)
+    async with Balancer(pool, checks=settings, forget_after=60, clock=clock) as balancer:
+        balancer.pick()
+        pool.update([one])
+        assert balancer.pick() == one
+        await asyncio.sleep(50)
+        pool.update([one, other])
+        await asyncio.sleep(100)
+        assert [each.state for each in balancer.explain().backends] == ["unhealthy"] * 2

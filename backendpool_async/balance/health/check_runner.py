@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -34,6 +35,14 @@ Changed = Callable[[int, str], None]
 class CheckRunner:
     """Follows the list and checks who is due, until it is stopped.
 
+    What comes of it is noted on each backend's candidate: `is_healthy` is the verdict, None before
+    the first result; when the backend leaves the list it stays, until the first result after its
+    return. `healthy_since` is when it was found well after having been unhealthy; `last_failure`
+    is that of the latest check that failed. `changed` is called, on the event loop, with a level of
+    `logging` and a sentence when a backend becomes unhealthy and when it is healthy again. With a
+    `subset`, only its backends are checked. `clock` stamps; what is due when goes by the time of
+    the event loop.
+
     Also when something other than `stop` cancels its task, it ends what is under way.
     """
 
@@ -43,8 +52,8 @@ class CheckRunner:
         pool: LiveList,
         candidate_of: CandidateOf,
         changed: Changed,
-        clock: Callable[[], float],
-        subset: Subset | None,
+        clock: Callable[[], float] = time.monotonic,
+        subset: Subset | None = None,
     ) -> None:
         self._checks = checks
         self._pool = pool

@@ -1,45 +1,23 @@
-"""HealthMonitor: runs the health checks of one balancer."""
+"""HealthMonitor: starts and closes the health checks of one balancer."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
-from backendpool_async.balance.health.check_runner import CandidateOf, Changed, CheckRunner
-from backendpool_async.balance.health.settings import HealthChecks
-from backendpool_async.balance.subset import Subset
-from backendpool_async.live import LiveList
+from backendpool_async.balance.health.check_runner import CheckRunner
 
 
 class HealthMonitor:
-    """Checks every backend of a pool's list, and notes what comes of it on its candidate.
+    """Runs checks between `start()` and `aclose()`, once at a time, each time by a new runner.
 
-    `is_healthy` of a candidate is the verdict, None before the first result; when the backend
-    leaves the list it stays, until the first result after its return. `healthy_since` is when it
-    was found well after having been unhealthy; `last_failure` is that of the latest check that
-    failed. `changed` is called, on the event loop, with a level of `logging` and a sentence when a
-    backend becomes unhealthy and when it is healthy again. With a `subset`, only its backends are
-    checked. `clock` stamps; what is due when goes by the time of the event loop.
+    `begin` makes it, on the event loop that runs. The verdicts of the last one stay meanwhile.
     """
 
-    __slots__ = ("_candidate_of", "_changed", "_checks", "_clock", "_pool", "_runner", "_subset")
+    __slots__ = ("_begin", "_runner")
 
-    def __init__(
-        self,
-        checks: HealthChecks,
-        pool: LiveList,
-        candidate_of: CandidateOf,
-        changed: Changed,
-        clock: Callable[[], float] = time.monotonic,
-        subset: Subset | None = None,
-    ) -> None:
-        self._checks = checks
-        self._pool = pool
-        self._candidate_of = candidate_of
-        self._changed = changed
-        self._clock = clock
-        self._subset = subset
+    def __init__(self, begin: Callable[[], CheckRunner]) -> None:
+        self._begin = begin
         self._runner: CheckRunner | None = None
 
     def start(self) -> None:
@@ -51,14 +29,7 @@ class HealthMonitor:
         """
         runner = self._current_runner()
         if runner is None:
-            self._runner = CheckRunner(
-                self._checks,
-                self._pool,
-                self._candidate_of,
-                self._changed,
-                self._clock,
-                self._subset,
-            )
+            self._runner = self._begin()
         elif runner.stopping:
             raise RuntimeError("the health checks are being closed; await aclose() first")
 

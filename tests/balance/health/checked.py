@@ -7,12 +7,13 @@ import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from backendpool_async import Backend, BackendPool
 from backendpool_async.balance.candidate import Candidate
 from backendpool_async.balance.candidate_registry import CandidateRegistry
-from backendpool_async.balance.health import Check, HealthChecks, HealthMonitor
+from backendpool_async.balance.health import Check, CheckRunner, HealthChecks, HealthMonitor
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 WELL = None
@@ -83,12 +84,18 @@ class Ward:
         self.now = 0.0
         self._registry = CandidateRegistry(600)
         self.monitor = HealthMonitor(
-            HealthChecks(check, **settings),
-            self.pool,
-            self._registry.get_or_create,
-            lambda _level, said: self.said.append(said),
-            clock=lambda: self.now,
+            partial(
+                CheckRunner,
+                HealthChecks(check, **settings),
+                self.pool,
+                self._registry.get_or_create,
+                lambda _level, said: self.say(said),
+                clock=lambda: self.now,
+            )
         )
+
+    def say(self, said: str) -> None:
+        self.said.append(said)
 
     def known(self, backend: str) -> Candidate:
         return self._registry.get_or_create(Backend(backend))

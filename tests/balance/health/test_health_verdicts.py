@@ -220,11 +220,11 @@ async def test_what_is_told_of_a_change_may_raise_without_harm() -> None:
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, it: complaints.append(it))
 
-    def refuse(_level: int, said: str) -> None:
-        raise RuntimeError(said)
+    class Refusing(Ward):
+        def say(self, said: str) -> None:
+            raise RuntimeError(said)
 
-    monitored = Ward(check, A, concurrency=1)
-    monitored.monitor._changed = refuse
+    monitored = Refusing(check, A, concurrency=1)
     monitored.monitor.start()
     await asyncio.sleep(100)
     assert len(complaints) == 1

@@ -102,10 +102,9 @@ async def test_what_never_answers_is_given_up_in_time() -> None:
 async def test_a_server_that_goes_and_comes_back_is_seen_to() -> None:
     async with tcp_server(silent) as backend:
         keywords = {"interval": 0.05, "fall": 2, "rise": 2, "timeout": 1.0}
-        async with ward(TcpCheck(), backend, **keywords) as monitored:
+        check = TcpCheck()
+        async with ward(check, backend, **keywords) as monitored:
             await until(lambda: monitored.verdicts(backend) == [True])
-            check = monitored.monitor._checks.check
-            assert isinstance(check, TcpCheck)
             check._port = 1
             await until(lambda: monitored.verdicts(backend) == [False])
             check._port = None
