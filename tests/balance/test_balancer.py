@@ -94,6 +94,23 @@ def test_a_key_goes_to_the_policy_and_falls_back_on_the_same_backend_each_time()
     assert {balancer.pick("x", exclude={B, first}) for _ in range(20)} == {A, B, C} - {B, first}
 
 
+def test_a_key_whose_backend_is_excluded_asks_the_policy_once_more_under_another_name() -> None:
+    asked: list[str | None] = []
+
+    class Asked:
+        def prepare(self, candidates: Sequence[Candidate]) -> Chooser:
+            def choose(key: str | None) -> Candidate:
+                asked.append(key)
+                return candidates[0] if key == "x" else candidates[2]
+
+            return choose
+
+    balancer = Balancer(BackendPool.static([A, B, C]), Asked())
+    assert {balancer.pick("x", exclude={A}) for _ in range(20)} == {C}
+    assert len(set(asked)) == 2
+    assert balancer.pick("x", exclude={A, C}) == B
+
+
 def test_what_is_known_survives_refreshes_reorderings_and_a_brief_absence() -> None:
     clock = Ticking()
     pool = BackendPool.static([A, B])

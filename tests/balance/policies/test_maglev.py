@@ -110,6 +110,24 @@ def test_when_one_goes_its_keys_move_and_hardly_any_other() -> None:
     assert len(heirs) > 45
 
 
+@pytest.mark.parametrize(
+    ("number", "slots", "times"),
+    [(10, 65_537, 1.0), (100, 65_537, 1.6), (300, 65_537, 4), (650, 65_537, 6), (650, 262_147, 4)],
+)
+def test_the_more_there_are_for_a_slot_the_more_keys_move_when_one_goes(
+    number: int, slots: int, times: float
+) -> None:
+    """As the documentation of `Maglev` has it."""
+    all_of_them = sorted(f"10.0.{n // 250}.{n % 250}:80" for n in range(number))
+    gone = number // 3
+    others = all_of_them[:gone] + all_of_them[gone + 1 :]
+    before = maglev_table(all_of_them, [1] * number, slots)
+    after = maglev_table(others, [1] * len(others), slots)
+    pairs = zip(before, after, strict=True)
+    moved = sum(all_of_them[one] != others[other] for one, other in pairs) / slots
+    assert moved * number == pytest.approx(times, rel=0.2)
+
+
 def test_when_one_gets_heavier_it_takes_keys_and_hardly_any_other_moves() -> None:
     before = mapping(Maglev().prepare(candidates(*[10] * 50)))
     weights = [10] * 50
