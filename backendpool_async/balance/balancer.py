@@ -41,8 +41,9 @@ class Balancer:
 
     Choosing and leasing work from any thread, also without `start()`, as reading the pool does.
     While a long list, or Maglev's table, is prepared for the first time (also when the list was
-    empty), an event loop does not wait: what it chooses is available and by weight, and the same
-    for the same key, but not by the policy. `start()` and threads without a loop wait.
+    empty), an event loop does not wait: what it chooses is available, of the own zone and by
+    weight, and the same for the same key, but not by the policy. `start()` and threads without a
+    loop wait.
 
     Started, or inside ``async with``, it starts and closes the pool too, and a backend returns
     from its ejection by itself.
@@ -121,12 +122,7 @@ class Balancer:
             unreachable=pool.refresh_soon,
         )
         registry = self._registry = CandidateRegistry(seconds("forget_after", forget_after))
-        self._monitor: HealthMonitor | None = None
-        if checks is not None:
-            changed = self._availability_changed
-            self._monitor = HealthMonitor(
-                partial(CheckRunner, checks, pool, self._remembered, changed, clock, subset)
-            )
+        self._monitor = None if checks is None else self._monitor_of(checks, subset)
         self._history = History()
         rules = ViewRules(
             panic_threshold=share_or_0("panic_threshold", panic_threshold),
@@ -245,6 +241,16 @@ class Balancer:
             f" {len(view.available)} of {counted(len(view.listed))} available{panic}>"
         )
 
+    def _monitor_of(self, checks: HealthChecks, subset: Subset | None) -> HealthMonitor:
+        clock, changed = self._outcomes.clock, self._availability_changed
+
+        def candidate_of(backend: Backend) -> Candidate:
+            return self._registry.remembered(backend, clock())
+
+        return HealthMonitor(
+            partial(CheckRunner, checks, self._pool, candidate_of, changed, clock, subset)
+        )
+
     def _choose_avoiding(self, key: str | None, exclude: Collection[str]) -> Candidate:
         avoided = {exclude} if isinstance(exclude, str) else exclude
         meanwhile = self._choose_meanwhile(key, avoided)
@@ -342,9 +348,6 @@ class Balancer:
             return False
         self._builder.rebuild_if_stale()
         return True
-
-    def _remembered(self, backend: Backend) -> Candidate:
-        return self._registry.remembered(backend, self._outcomes.clock())
 
     def _availability_changed(self, level: int, why: str) -> None:
         log(level, f"{self._pool._name}: {why}")

@@ -73,8 +73,7 @@ class Lifetime:
             if self._monitor is not None:
                 self._monitor.start()
         except BaseException:
-            if self._is_the_last_to_start:
-                await self.aclose()
+            await self._close_unless_another_starts()
             raise
         finally:
             self._starting -= 1
@@ -118,6 +117,10 @@ class Lifetime:
             raise
         finally:
             self._starting -= 1
+
+    async def _close_unless_another_starts(self) -> None:
+        if self._is_the_last_to_start:
+            await self.aclose()
 
     async def _close_pool(self) -> None:
         if not self._owns_pool:

@@ -213,6 +213,17 @@ def recorder_of(ejector: Ejector, listing: Any, told: list[str] | None = None) -
     )
 
 
+def test_of_two_threads_that_saw_it_fail_too_often_one_ejects_it() -> None:
+    one, other = Candidate(Backend(TEN[0])), Candidate(Backend(TEN[1]))
+    listing = Listing([one, other], 0, 2)
+    ejector = Ejector(OutlierEjection(), 0.0)
+    one.consecutive_failures = 5
+    assert ejector.is_due(one, 1.0)
+    assert ejector.failed(one, listing, 1.0) is not None
+    assert ejector.failed(one, listing, 1.0) is None
+    assert one.ejections == 1
+
+
 RATES = OutlierEjection(failure_percentage=FailurePercentage())
 
 
