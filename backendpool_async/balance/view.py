@@ -137,7 +137,8 @@ class ViewRules:
         """Return when the first weight changes, infinite when none does."""
         step_time = self.slow_start / STEPS
         nexts = (step * step_time - _seconds_back(each, now) for each, step in steps.items())
-        return now + min(nexts, default=math.inf)
+        # Rounding may have it now, or before: whoever builds again at once finds the same.
+        return max(now + min(nexts, default=math.inf), math.nextafter(now, math.inf))
 
     def _step(self, candidate: Candidate, now: float) -> int:
         """Return how far it has returned: from 1 to `STEPS`."""

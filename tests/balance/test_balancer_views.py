@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,6 +19,8 @@ from backendpool_async import (
     PeakEwma,
     SuccessRate,
 )
+from backendpool_async.balance.view import ViewRules
+from backendpool_async.snapshot import Snapshot
 
 A, B, C, D = (f"10.0.0.{n}:80" for n in range(1, 5))
 
@@ -192,3 +196,15 @@ def test_a_backend_that_was_found_well_again_returns_slowly_also_without_ejectio
     succeed(balancer, B)
     balancer.pick()
     assert (well.weight, other.weight) == (2, 10)
+
+
+def test_the_next_step_of_a_return_is_never_now_however_numbers_are_rounded() -> None:
+    rules = ViewRules(panic_threshold=0.5, slow_start=30, zone=None, zone_threshold=0.7)
+    one, other = Candidate(Backend(A)), Candidate(Backend(B))
+    one.is_healthy, numbers = True, random.Random(1)
+    for _ in range(4_000):
+        since = one.healthy_since = numbers.uniform(0, 100)
+        for step in range(1, 10):
+            for now in (math.nextafter(since + 3 * step, 0), since + 3 * step):
+                # Else whoever waits for it builds, and looks, for ever.
+                assert rules.view(Snapshot(), [one, other], now).changes_at > now
