@@ -75,9 +75,11 @@ async def test_one_of_several_addresses_of_a_name_is_enough(
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_no_connection_stays_in_time_wait() -> None:
     async with tcp_server(silent) as backend:
+        # The port may have been another one's a minute ago.
+        before = in_time_wait(backend)
         for _ in range(20):
             await TcpCheck().check(backend)
-        assert in_time_wait(backend) == 0
+        assert in_time_wait(backend) <= before
 
 
 async def test_what_never_answers_is_given_up_in_time() -> None:
