@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from opentelemetry.metrics import Meter
+from opentelemetry.metrics import Meter, _internal, get_meter, set_meter_provider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricsData, Sum
+from opentelemetry.util._once import Once
 
 import backendpool_async.metrics
 from backendpool_async import BackendPool, Balancer
@@ -144,6 +145,85 @@ def test_a_balancer_that_is_dropped_is_observed_no_longer(
     gc.collect()
     for name in ("backends", "balancer.picks", "backend.picks"):
         assert Collected(reader).pools(f"backendpool.{name}") == {"kept"}
+
+
+@pytest.fixture
+def becomes_global(
+    reader: InMemoryMetricReader, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], MeterProvider]]:
+    """As in a process that has no provider yet; sets one."""
+    # The API sets one only once in a process, and has no way back.
+    monkeypatch.setattr(_internal, "_METER_PROVIDER", None)
+    monkeypatch.setattr(_internal, "_METER_PROVIDER_SET_ONCE", Once())
+    monkeypatch.setattr(_internal, "_PROXY_METER_PROVIDER", _internal._ProxyMeterProvider())
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+
+    def set_it() -> MeterProvider:
+        set_meter_provider(provider)
+        return provider
+
+    yield set_it
+    provider.shutdown()
+
+
+def test_each_module_may_ask_for_the_meter_before_and_after_there_is_a_provider(
+    becomes_global: Callable[[], MeterProvider], reader: InMemoryMetricReader
+) -> None:
+    first, second, third, fourth = [Balancer(BackendPool.static([A])) for _ in range(4)]
+    kept = get_meter("shop")
+    instrument(kept, first=first)
+    instrument(get_meter("shop"), second=second)
+    with pytest.raises(ValueError, match="observes another one called 'first'"):
+        instrument(get_meter("shop"), first=second)
+    becomes_global()
+    instrument(get_meter("shop"), third=third)
+    instrument(kept, fourth=fourth, per_backend=False)
+    collected = Collected(reader)
+    three = {"first", "second", "third"}
+    for name in ("backends", "balancer.picks"):
+        assert collected.pools(f"backendpool.{name}") == three | {"fourth"}
+        assert len(collected.points(f"backendpool.{name}")) == 4
+    assert collected.pools("backendpool.backend.picks") == three
+
+
+def test_a_provider_may_become_the_global_one_when_its_meter_observes_already(
+    becomes_global: Callable[[], MeterProvider], reader: InMemoryMetricReader
+) -> None:
+    provider = MeterProvider([later := InMemoryMetricReader()], shutdown_on_exit=False)
+    first, second, third = [Balancer(BackendPool.static([A])) for _ in range(3)]
+    instrument(provider.get_meter("shop", ""), first=first)
+    instrument(get_meter("shop"), second=second)
+    assert Collected(later).pools("backendpool.backends") == {"first"}
+    set_meter_provider(provider)
+    instrument(get_meter("shop"), third=third)
+    assert Collected(later).pools("backendpool.backends") == {"first", "second", "third"}
+    provider.shutdown()
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [{"name": "cart"}, {"name": "shop", "version": "2"}, {"name": "shop", "schema_url": "x:y"}],
+)
+def test_meters_of_another_scope_or_provider_observe_their_own(
+    scope: dict[str, Any],
+    becomes_global: Callable[[], MeterProvider],
+    reader: InMemoryMetricReader,
+) -> None:
+    first, second, third = [BackendPool.static([A]) for _ in range(3)]
+    instrument(get_meter("shop"), api=first)
+    instrument(get_meter(**scope), api=second)
+    other = MeterProvider([elsewhere := InMemoryMetricReader()], shutdown_on_exit=False)
+    instrument(other.get_meter("shop", ""), api=third)
+    becomes_global()
+    data = reader.get_metrics_data()
+    assert isinstance(data, MetricsData)
+    (resource,) = data.resource_metrics
+    for each in resource.scope_metrics:
+        (backends,) = [metric for metric in each.metrics if metric.name == "backendpool.backends"]
+        assert len(backends.data.data_points) == 1
+    assert len(resource.scope_metrics) == 2
+    assert len(Collected(elsewhere).points("backendpool.backends")) == 1
+    other.shutdown()
 
 
 def test_something_else_is_refused(meter: Meter) -> None:
