@@ -11,6 +11,7 @@ from backendpool_async.balance.candidate import Candidate
 from backendpool_async.balance.ejection import state_of
 from backendpool_async.balance.pauses import collected
 from backendpool_async.balance.totals import Totals
+from backendpool_async.balance.view import View
 from backendpool_async.pool import BackendPool
 from backendpool_async.snapshot import Snapshot
 from backendpool_async.sync import BackendPool as SyncBackendPool
@@ -33,7 +34,7 @@ class BalancerReading:
     def __init__(self, name: str, balancer: Balancer) -> None:
         self.name: str = name
         self._balancer = balancer
-        self._view = balancer._current_view()
+        self._view = _view_of(balancer)
         self.is_panic: bool = self._view.is_panic
         self.retries: int = balancer._retries
 
@@ -85,6 +86,14 @@ def balancers_read(by_name: Mapping[str, Measured]) -> list[BalancerReading]:
     return [
         BalancerReading(name, each) for name, each in by_name.items() if isinstance(each, Balancer)
     ]
+
+
+def _view_of(balancer: Balancer) -> View:
+    try:
+        return balancer._current_view()
+    except Exception:  # noqa: BLE001 - a policy may raise anything, and tells whoever chooses
+        # What was counted is read all the same, of this one and of the others.
+        return balancer._view
 
 
 def _pool_of(measured: Measured) -> BackendPool:

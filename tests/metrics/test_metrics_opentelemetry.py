@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricsData, 
 from opentelemetry.util._once import Once
 
 import backendpool_async.metrics
-from backendpool_async import BackendPool, Balancer
+from backendpool_async import BackendPool, Balancer, Candidate, Chooser
 from backendpool_async.metrics import instrument
 from backendpool_async.sync import BackendPool as SyncBackendPool
 from backendpool_async.testing import ScriptedSource
@@ -224,6 +224,21 @@ def test_meters_of_another_scope_or_provider_observe_their_own(
     assert len(resource.scope_metrics) == 2
     assert len(Collected(elsewhere).points("backendpool.backends")) == 1
     other.shutdown()
+
+
+def test_a_policy_that_raises_hides_nothing_of_the_others(
+    meter: Meter, reader: InMemoryMetricReader, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        def prepare(self, candidates: Sequence[Candidate]) -> Chooser:
+            raise ZeroDivisionError
+
+    broken, whole = Balancer(BackendPool.static([A]), Broken()), Balancer(BackendPool.static([A]))
+    instrument(meter, broken=broken, whole=whole)
+    collected = Collected(reader)
+    assert collected.pools("backendpool.balancer.picks") == {"broken", "whole"}
+    assert collected.pools("backendpool.backend.picks") == {"whole"}
+    assert not caplog.records
 
 
 def test_something_else_is_refused(meter: Meter) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from backendpool_async import BackendPool, Balancer, OutlierEjection
+from backendpool_async import BackendPool, Balancer, Candidate, Chooser, OutlierEjection
 from backendpool_async.metrics import PROMETHEUS_CONTENT_TYPE, prometheus_text
 from backendpool_async.retries import Attempts, Retries
 from backendpool_async.sync import BackendPool as SyncBackendPool
@@ -51,6 +52,26 @@ async def test_a_pool_tells_of_its_list_and_its_refreshes() -> None:
     assert value(text, "backendpool_refreshes_total", outcome="SourceError") == 1
     assert value(text, "backendpool_refreshes_total", outcome="EmptyAnswer") == 0
     assert "backendpool_balancer" not in text
+
+
+def test_while_a_policy_raises_its_balancer_is_told_as_it_was_and_the_others_as_they_are() -> None:
+    class Fragile:
+        def prepare(self, candidates: Sequence[Candidate]) -> Chooser:
+            if len(candidates) > 1:
+                raise ZeroDivisionError
+            return lambda key: candidates[0]
+
+    pool = BackendPool.static([A])
+    fragile, whole = Balancer(pool, Fragile()), Balancer(BackendPool.static([B]))
+    fragile.lease().acquire().release()
+    pool.update([A, B])
+    values = parsed(prometheus_text(api=fragile, whole=whole))
+    api, a = ("pool", "api"), ("backend", A)
+    assert values["backendpool_backends", (api,)] == 2
+    assert values["backendpool_balancer_picks_total", (api,)] == 1
+    assert values["backendpool_backend_picks_total", (a, api)] == 1
+    assert values["backendpool_balancer_backends", (api, ("state", "available"))] == 1
+    assert values["backendpool_balancer_picks_total", (("pool", "whole"),)] == 0
 
 
 def test_a_balancer_tells_of_its_backends_together_and_each() -> None:

@@ -126,6 +126,10 @@ async def test_a_policy_that_raises_hides_neither_its_list_nor_the_others() -> N
     assert "could not prepare its choice: ZeroDivisionError" in broken["error"]
     assert [each["backend"] for each in broken["backends"]] == [A]
     assert whole["error"] is None
+    metrics = await ask(app, "/metrics")
+    assert metrics.status == 200
+    for name in ("broken", "whole"):
+        assert f'backendpool_backends{{pool="{name}"}} 1\n' in metrics.body
 
 
 async def test_nothing_to_show_is_no_error() -> None:
