@@ -12,12 +12,16 @@ from contextlib import (
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, overload
 
-from starlette.applications import Starlette
-from starlette.requests import HTTPConnection
-
 from backendpool_async.balance.balancer import Balancer
+from backendpool_async.extras import missing
 from backendpool_async.pool import BackendPool
 from backendpool_async.running import Runs, check_runs, running
+
+try:
+    from starlette.applications import Starlette
+    from starlette.requests import HTTPConnection
+except ModuleNotFoundError as error:
+    raise missing(__name__, "'backendpool-async[fastapi]'", error) from error
 
 __all__ = ["FromState", "balancer_from_state", "balancer_lifespan", "pool_from_state"]
 

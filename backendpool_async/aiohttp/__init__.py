@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from backendpool_async.aiohttp.application import balancer_context
-from backendpool_async.aiohttp.connector import BackendConnector
-from backendpool_async.aiohttp.middleware import backend_middleware
+from backendpool_async.extras import missing
+
+try:
+    from backendpool_async.aiohttp.application import balancer_context
+    from backendpool_async.aiohttp.connector import BackendConnector
+    from backendpool_async.aiohttp.middleware import backend_middleware
+except ModuleNotFoundError as error:
+    raise missing(__name__, "'backendpool-async[aiohttp]'", error) from error
 
 __all__ = ["BackendConnector", "backend_middleware", "balancer_context"]

@@ -4,7 +4,12 @@ Nothing is acted: every line is printed from what the pools said, every time was
 the summary counts what happened. Needs the extra ``demo`` (rich, dnspython, asyncinotify).
 """
 
-from backendpool_async.demo.pace import FOR_A_READER, Pace
-from backendpool_async.demo.story import play
+from backendpool_async.extras import missing
+
+try:
+    from backendpool_async.demo.pace import FOR_A_READER, Pace
+    from backendpool_async.demo.story import play
+except ModuleNotFoundError as error:
+    raise missing(__name__, "'backendpool-async[demo]'", error) from error
 
 __all__ = ["FOR_A_READER", "Pace", "play"]

@@ -19,10 +19,6 @@ def __getattr__(name: str) -> object:
     # Who uses one of the two needs nothing of the other.
     if name != "instrument":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        from backendpool_async.metrics.opentelemetry import instrument
-    except ImportError as error:
-        raise ImportError(
-            "instrument needs opentelemetry-api: pip install 'backendpool-async[opentelemetry]'"
-        ) from error
+    from backendpool_async.metrics.opentelemetry import instrument
+
     return instrument

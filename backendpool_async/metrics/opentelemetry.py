@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter_provider
-
 from backendpool_async.backend import Backend
+from backendpool_async.extras import missing
 from backendpool_async.metrics.metric import (
     BACKEND_METRICS,
     BALANCER_METRICS,
@@ -27,6 +26,11 @@ from backendpool_async.metrics.reading import (
     named,
     pools_read,
 )
+
+try:
+    from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter_provider
+except ModuleNotFoundError as error:
+    raise missing("instrument", "'backendpool-async[opentelemetry]'", error) from error
 
 References = dict[str, "weakref.ref[Measured]"]
 Scope = tuple[str, str | None, str]

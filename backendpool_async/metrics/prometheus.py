@@ -37,8 +37,8 @@ def prometheus_text(*measured: Measured, per_backend: bool = True, **by_name: Me
 
     Each backend has up to seven lines, which takes about 0.1 s for 10,000 of them: then call it in
     a thread, or leave them out with ``per_backend=False``, which takes 5 ms. What a backend counted
-    goes with it when it leaves the list; the balancer's own counters keep it. While a policy of your
-    own raises, its balancer is told as it was before.
+    goes with it when it leaves the list; the balancer's own counters keep it. While a policy
+    raises, its balancer is told as it was before.
 
     Raises TypeError for what is neither a balancer nor a pool, ValueError when two have one name.
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
+from backendpool_async.extras import missing
 from backendpool_async.metrics.reading import Measured
 from backendpool_async.status.responder import PATHS, Responder
+
+try:
+    from aiohttp import web
+except ModuleNotFoundError as error:
+    raise missing(__name__, "'backendpool-async[aiohttp]'", error) from error
 
 
 def status_routes(

@@ -9,6 +9,8 @@ import ipaddress
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from backendpool_async.extras import missing
+
 try:
     import dns.exception
     import dns.flags
@@ -17,11 +19,8 @@ try:
     import dns.rcode
     import dns.rdatatype
     import dns.rrset
-except ModuleNotFoundError as _missing:
-    raise ModuleNotFoundError(
-        "FakeDnsServer needs dnspython: pip install 'backendpool-async[testing]'",
-        name=_missing.name,
-    ) from _missing
+except ModuleNotFoundError as error:
+    raise missing("FakeDnsServer", "'backendpool-async[testing]'", error) from error
 
 _NEGATIVE_TTL: Final = 30
 TCP_SIZE: Final = 65_535

@@ -22,9 +22,13 @@ import inspect
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-import pytest
-
+from backendpool_async.extras import missing
 from backendpool_async.testing.virtual_time import VirtualTimeLoop
+
+try:
+    import pytest
+except ModuleNotFoundError as error:
+    raise missing(__name__, "pytest 'pytest-asyncio>=1.5'", error) from error
 
 _LoopFactories = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
 

@@ -248,7 +248,8 @@ def test_something_else_is_refused(meter: Meter) -> None:
 
 
 def test_without_opentelemetry_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "backendpool_async.metrics.opentelemetry", None)
+    monkeypatch.delitem(sys.modules, "backendpool_async.metrics.opentelemetry")
+    monkeypatch.setitem(sys.modules, "opentelemetry.metrics", None)
     with pytest.raises(ImportError, match=r"pip install 'backendpool-async\[opentelemetry\]'"):
         backendpool_async.metrics.instrument  # noqa: B018 - that is the test
 
