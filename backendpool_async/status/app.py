@@ -19,11 +19,11 @@ class StatusApp:
 
     An ASGI 3 application to mount anywhere, as ``app.mount("/status", StatusApp(api=balancer))``.
     ``GET /`` is the page, which loads nothing from elsewhere, and ``GET /status.json`` its data:
-    of each balancer what `Balancer.explain` tells, of a pool without one its list, and of both how
-    old the list is and why the latest refresh failed. Of each, at most 200 backends are told,
-    those in trouble first: ``?limit=`` tells up to 1,000, ``?match=`` only those whose address
-    contains it. ``GET /metrics`` is `prometheus_text`. Anything else is answered with 404, other
-    methods than GET and HEAD with 405.
+    of each balancer what `Balancer.explain` tells, of a pool without one its list and what changed
+    in it since this was made, and of both how old the list is and why the latest refresh failed. Of
+    each, at most 200 backends are told, those in trouble first: ``?limit=`` tells up to 1,000,
+    ``?match=`` only those whose address contains it. ``GET /metrics`` is `prometheus_text`.
+    Anything else is answered with 404, other methods than GET and HEAD with 405.
 
     It shows the addresses of backends and the texts of errors to whoever may see it: who that is,
     is for the application to decide.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from backendpool_async.balance.balancer import Balancer
-from backendpool_async.balance.explanation import Change, Explanation
+from backendpool_async.balance.explanation import Change, Explanation, History
 from backendpool_async.balance.pauses import collected
 from backendpool_async.errors import describe
 from backendpool_async.metrics.reading import Measured
@@ -19,7 +19,14 @@ from backendpool_async.sources.static import StaticSource
 _NAMED: Final = 20
 
 
-def report(shown: Mapping[str, Measured], title: str, limit: int, match: str) -> str:
+class Shown(NamedTuple):
+    """What is shown under one name, and the last changes of its list."""
+
+    measured: Measured
+    history: History
+
+
+def report(shown: Mapping[str, Shown], title: str, limit: int, match: str) -> str:
     """Return a JSON object about all of them by name, each with at most `limit` backends.
 
     To be called in a thread other than the loop's: long lists take a while.
@@ -32,15 +39,16 @@ def report(shown: Mapping[str, Measured], title: str, limit: int, match: str) ->
     return f'{{"title": {json.dumps(title)}, "time": "{now}", "pools": [{pools}]}}'
 
 
-def _described(shown: Measured, limit: int, match: str) -> dict[str, Any]:
-    pool = shown if isinstance(shown, BackendPool) else shown._pool
-    if not isinstance(shown, Balancer):
-        return _list_of(pool, limit, match) | _refresh_of(pool)
+def _described(shown: Shown, limit: int, match: str) -> dict[str, Any]:
+    measured, history = shown
+    pool = measured if isinstance(measured, BackendPool) else measured._pool
+    if not isinstance(measured, Balancer):
+        return _list_of(pool, history, limit, match) | _refresh_of(pool)
     try:
-        explanation = shown.explain(limit, match)
+        explanation = measured.explain(limit, match)
     except Exception as error:  # noqa: BLE001 - a policy may raise anything, and the rest is shown
-        why = f"{shown!r} could not prepare its choice: {describe(error)}"
-        return _list_of(pool, limit, match) | _refresh_of(pool) | {"error": why}
+        why = f"{measured!r} could not prepare its choice: {describe(error)}"
+        return _list_of(pool, history, limit, match) | _refresh_of(pool) | {"error": why}
     return _choice_of(explanation) | _refresh_of(pool)
 
 
@@ -48,11 +56,10 @@ def _choice_of(explanation: Explanation) -> dict[str, Any]:
     data = explanation.as_dict()
     # It is shown by the name that the application gave it.
     del data["pool"]
-    changes = [_cut(each) for each in explanation.changes]
-    return data | {"listed": explanation.listed, "changes": changes}
+    return data | {"listed": explanation.listed, "changes": _cut(explanation.changes)}
 
 
-def _list_of(pool: BackendPool, limit: int, match: str) -> dict[str, Any]:
+def _list_of(pool: BackendPool, history: History, limit: int, match: str) -> dict[str, Any]:
     backends = pool.backends()
     matching = collected(each for each in backends if match in each) if match else backends
     return {
@@ -67,7 +74,7 @@ def _list_of(pool: BackendPool, limit: int, match: str) -> dict[str, Any]:
             for each in matching[:limit]
         ],
         "omitted": max(0, len(matching) - limit),
-        "changes": [],
+        "changes": _cut(history.changes()),
         "listed": len(backends),
     }
 
@@ -86,12 +93,15 @@ def _refresh_of(pool: BackendPool) -> dict[str, Any]:
     }
 
 
-def _cut(change: Change) -> dict[str, Any]:
-    return {
-        "time": change.time,
-        "generation": change.generation,
-        "added": change.added[:_NAMED],
-        "added_count": len(change.added),
-        "removed": change.removed[:_NAMED],
-        "removed_count": len(change.removed),
-    }
+def _cut(changes: Iterable[Change]) -> list[dict[str, Any]]:
+    return [
+        {
+            "time": change.time,
+            "generation": change.generation,
+            "added": change.added[:_NAMED],
+            "added_count": len(change.added),
+            "removed": change.removed[:_NAMED],
+            "removed_count": len(change.removed),
+        }
+        for change in changes
+    ]

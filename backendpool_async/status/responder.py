@@ -6,10 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
+from backendpool_async.balance.balancer import Balancer
+from backendpool_async.balance.explanation import History
 from backendpool_async.metrics.prometheus import PROMETHEUS_CONTENT_TYPE, text_of
 from backendpool_async.metrics.reading import Measured, named
+from backendpool_async.pool import BackendPool
+from backendpool_async.status.followed import FollowedPool
 from backendpool_async.status.page import content_security_policy, page
-from backendpool_async.status.report import report
+from backendpool_async.status.report import Shown, report
 from backendpool_async.threads import FewThreads, in_thread
 
 PATHS: Final = ("", "/", "/status.json", "/metrics")
@@ -45,7 +49,12 @@ class Responder:
     ) -> None:
         if not isinstance(title, str):
             raise TypeError(f"title is a str, not {title!r}; it names the page, and no pool")
-        self._shown = named(measured, by_name)
+        self._measured = named(measured, by_name)
+        # Nobody else keeps what a pool without a balancer is followed by.
+        self._followed: list[FollowedPool] = []
+        self._shown = {
+            name: Shown(each, self._history_of(each)) for name, each in self._measured.items()
+        }
         self._title = title
         self._page = Response(
             200,
@@ -84,8 +93,15 @@ class Responder:
         if per_backend not in ("true", "false"):
             raise ValueError("per_backend is true or false")
         return PROMETHEUS_CONTENT_TYPE, lambda: text_of(
-            self._shown, per_backend=per_backend == "true"
+            self._measured, per_backend=per_backend == "true"
         )
+
+    def _history_of(self, measured: Measured) -> History:
+        if isinstance(measured, Balancer):
+            return measured._history
+        pool = measured if isinstance(measured, BackendPool) else measured._pool
+        self._followed.append(FollowedPool(pool))
+        return self._followed[-1].history
 
 
 def refusal(status: int, why: str, **headers: str) -> Response:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from asking import ask, status_of
@@ -86,6 +91,86 @@ async def test_what_came_and_went_is_told_and_a_long_change_is_cut() -> None:
     assert (len(change["added"]), change["added_count"]) == (20, 30)
 
 
+@pytest.mark.parametrize("kind", [BackendPool, SyncBackendPool])
+async def test_of_a_pool_without_a_balancer_too_from_then_on(
+    kind: type[BackendPool | SyncBackendPool],
+) -> None:
+    pool = kind.static([A])
+    pool.update([B])
+    app = StatusApp(pool)
+    assert (await status_of(app))[0]["changes"] == []
+    pool.update([A, B])
+    pool.update([C])
+    (told,) = await status_of(app)
+    first, second = told["changes"]
+    assert (first["generation"], first["added"], first["removed"]) == (2, [A], [])
+    assert (second["generation"], second["added"], second["removed"]) == (3, [C], [A, B])
+
+
+async def test_the_end_of_a_pool_is_no_change() -> None:
+    async with fed_pool(A) as (pool, feed):
+        app = StatusApp(pool)
+        await feed.answer(A, B)
+    (told,) = await status_of(app)
+    assert [change["added"] for change in told["changes"]] == [[B]]
+
+
+@pytest.mark.parametrize("has_thread", [True, False])
+async def test_a_long_list_is_compared_in_a_thread_where_there_is_one(
+    has_thread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = BackendPool.static([A])
+    app = StatusApp(pool)
+    with monkeypatch.context() as patch:
+        if not has_thread:
+
+            def refuse(thread: threading.Thread) -> None:
+                raise RuntimeError("can't start new thread")
+
+            patch.setattr(threading.Thread, "start", refuse)
+        pool.update([A, *(f"10.0.1.{n}:80" for n in range(200))])
+    (told,) = await status_of(app)
+    (change,) = told["changes"]
+    assert (change["added_count"], change["removed_count"]) == (200, 0)
+
+
+def test_a_status_that_is_gone_follows_nothing() -> None:
+    pool = BackendPool.static([A])
+    app = StatusApp(pool)
+    assert len(pool._wakers) == 1
+    del app
+    gc.collect()
+    assert not pool._wakers
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_tells_of_its_own_changes() -> None:
+    program = """if True:
+        import asyncio, json, os, sys
+        sys.path.insert(0, sys.argv[1])
+        from asking import status_of
+        from backendpool_async import BackendPool
+        from backendpool_async.status import StatusApp
+        pool = BackendPool.static(["a:1"])
+        app = StatusApp(pool)
+        pool.update(["b:1"])
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+        else:
+            pool.update(["c:1"])
+        told, = asyncio.run(status_of(app))
+        print([change["added"] for change in told["changes"]], flush=True)
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[['b:1'], ['c:1']]\n[['b:1']]\n"
+
+
 @pytest.mark.parametrize("balanced", [True, False])
 async def test_of_many_backends_those_asked_for_are_told(balanced: bool) -> None:
     pool = BackendPool.static([f"10.0.{n}.1:80" for n in range(250)])
@@ -119,10 +204,11 @@ async def test_a_policy_that_raises_hides_neither_its_list_nor_the_others() -> N
         def prepare(self, candidates: Sequence[Candidate]) -> Chooser:
             raise ZeroDivisionError(HOSTILE)
 
-    app = StatusApp(
-        broken=Balancer(BackendPool.static([A]), Broken()), whole=BackendPool.static([B])
-    )
+    pool = BackendPool.static([C])
+    app = StatusApp(broken=Balancer(pool, Broken()), whole=BackendPool.static([B]))
+    pool.update([A])
     broken, whole = await status_of(app)
+    assert [change["added"] for change in broken["changes"]] == [[A]]
     assert "could not prepare its choice: ZeroDivisionError" in broken["error"]
     assert [each["backend"] for each in broken["backends"]] == [A]
     assert whole["error"] is None
