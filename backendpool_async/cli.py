@@ -8,9 +8,6 @@ import contextlib
 import importlib.util
 import json
 import logging
-import os
-import signal
-import stat
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -26,16 +23,19 @@ from backendpool_async import (
     SourceError,
     __version__,
 )
+from backendpool_async.cli_ends import (
+    INTERRUPTED,
+    NOBODY_READS,
+    discard_output,
+    one_ctrl_c,
+    until_ended,
+)
 from backendpool_async.cli_health import check_of, watch_health
 from backendpool_async.cli_serve import add_options, epilog, serve
 from backendpool_async.errors import counted
 
 _FAILED: Final = 1
 _WRONG_USAGE: Final = 2
-# As shells number the end by a signal: SIGINT, SIGPIPE, SIGTERM.
-_INTERRUPTED: Final = 130
-_NOBODY_READS: Final = 141
-_TERMINATED: Final = 143
 
 _DEMO_NEEDS: Final = {
     "aiohttp": "aiohttp",
@@ -56,29 +56,30 @@ nameservers, resolver, min_ttl for a DNS name.
 """
 _STATUSES: Final = """\
 exit status: 0 done; 1 the source failed or says there are none; 2 wrong usage
-or URL; 130 Ctrl-C; 141 nobody reads the output; 143 SIGTERM
+or URL; 129 SIGHUP; 130 Ctrl-C; 141 nobody reads the output; 143 SIGTERM
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; argparse's own exits are SystemExit."""
     try:
-        try:
-            chosen = _parser().parse_args(arguments)
-            status: int = chosen.run(chosen)
-            return status
-        finally:
-            # Left to the interpreter's exit, a failure to write would be reported as a traceback.
-            print(end="", flush=True)
+        with one_ctrl_c():
+            try:
+                chosen = _parser().parse_args(arguments)
+                status: int = chosen.run(chosen)
+                return status
+            finally:
+                # Left to the interpreter's exit, a failure to write would be a traceback.
+                print(end="", flush=True)
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
-        _discard_output()
-        return _NOBODY_READS
+        discard_output()
+        return NOBODY_READS
     except (BackendPoolError, OSError) as error:
         print(f"backendpool: {error}", file=sys.stderr)
         if isinstance(error, OSError):
-            _discard_output()
+            discard_output()
         return _FAILED
 
 
@@ -160,13 +161,13 @@ def _check(text: str) -> Check:
 
 
 def _resolve(chosen: argparse.Namespace) -> int:
-    return _until_ended(_resolved(chosen.pool, _Report(as_json=chosen.json)))
+    return until_ended(_resolved(chosen.pool, _Report(as_json=chosen.json)))
 
 
 def _watch(chosen: argparse.Namespace) -> int:
     if chosen.health:
-        return _until_ended(_watched_health(chosen.pool, chosen.check, as_json=chosen.json))
-    return _until_ended(_watched(chosen.pool, _Report(as_json=chosen.json)))
+        return until_ended(_watched_health(chosen.pool, chosen.check, as_json=chosen.json))
+    return until_ended(_watched(chosen.pool, _Report(as_json=chosen.json)))
 
 
 def _serve(chosen: argparse.Namespace) -> int:
@@ -185,7 +186,7 @@ def _demo(_: argparse.Namespace) -> int:
     from backendpool_async.demo import play  # only a demo pays for its libraries
 
     with tempfile.TemporaryDirectory(prefix="backendpool-") as directory:
-        return _until_ended(play(directory))
+        return until_ended(play(directory))
 
 
 async def _resolved(pool: BackendPool, report: _Report) -> int:
@@ -337,52 +338,3 @@ class _Lines(logging.StreamHandler[Any]):
         super().emit(record)
         # Later: the snapshot follows its log line.
         self._loop.call_soon_threadsafe(self._then)
-
-
-def _until_ended(work: Coroutine[Any, Any, int]) -> int:
-    return asyncio.run(_endable(work))
-
-
-async def _endable(work: Coroutine[Any, Any, int]) -> int:
-    """Return the status of `work`, or of what ended it: SIGTERM, or that nobody reads on.
-
-    Ctrl-C is left to asyncio, which cancels too and then raises KeyboardInterrupt.
-    """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    ended: list[int] = []
-
-    def end(status: int) -> None:
-        if not ended and task:
-            ended.append(status)
-            task.cancel()
-
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(NotImplementedError):  # an event loop of Windows
-            loop.add_signal_handler(signal.SIGTERM, end, _TERMINATED)
-            stack.callback(loop.remove_signal_handler, signal.SIGTERM)
-            # The next change may be hours away: without this, `watch URL | head -1` waits for it.
-            if (pipe := _output_pipe()) is not None:
-                loop.add_reader(pipe, end, _NOBODY_READS)
-                stack.callback(loop.remove_reader, pipe)
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if not ended:
-                raise
-            return ended[0]
-
-
-def _output_pipe() -> int | None:
-    try:
-        descriptor = sys.stdout.fileno()
-        return descriptor if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else None
-    except (AttributeError, OSError):  # there is no stdout, or it is no file
-        return None
-
-
-def _discard_output() -> None:
-    # What is still buffered would fail again when the interpreter flushes it at its end.
-    with contextlib.suppress(AttributeError, OSError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)

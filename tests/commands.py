@@ -94,10 +94,15 @@ def driven(monkeypatch: pytest.MonkeyPatch, drive: Drive, *arguments: str) -> in
 def started(
     *arguments: str, stdout: int = subprocess.PIPE, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start the command under every check that Python has."""
+    """Start the command under every check that Python has, in a process group of its own."""
     command = (sys.executable, "-X", "dev", "-W", "error", "-m", "backendpool_async")
     with subprocess.Popen(
-        [*command, *arguments], stdout=stdout, stderr=subprocess.PIPE, text=True, env=env
+        [*command, *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        process_group=0,
     ) as process:
         watchdog = threading.Timer(PROMPT, process.kill)
         watchdog.start()

@@ -33,7 +33,7 @@ FLOORS = [
     {"proxy"},
     {"__init__", "testing"},
     {"demo"},
-    {"cli_health", "cli_serve"},
+    {"cli_ends", "cli_health", "cli_serve"},
     {"cli"},
     {"__main__"},
 ]

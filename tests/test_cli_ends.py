@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from commands import (
@@ -67,6 +69,41 @@ def test_sigterm_ends_watch_without_a_word(url: str) -> None:
         _, stderr = process.communicate()
     assert complaints(stderr) == []
     assert process.returncode == TERMINATED
+
+
+def test_what_is_ignored_at_the_start_stays_so(url: str) -> None:
+    # As `nohup` and a shell's background have it; a child inherits what is ignored.
+    before = [
+        (number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGHUP, signal.SIGINT)
+    ]
+    try:
+        with started("watch", url) as process:
+            assert process.stdout is not None
+            assert "generation 1" in process.stdout.readline()
+            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGINT)
+            publish(Path(url[len("file:") : url.index("?")]), "c:3")
+            assert any("+ c:3" in line for line in process.stdout)
+            process.send_signal(signal.SIGTERM)
+            _, stderr = process.communicate()
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+    assert complaints(stderr) == []
+    assert process.returncode == TERMINATED
+
+
+def test_ctrl_c_before_the_work_begins_leaves_nothing_unsaid(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(work: Coroutine[Any, Any, int]) -> int:
+        work.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asyncio, "run", interrupted)
+    assert main(["watch", url]) == INTERRUPTED
+    gc.collect()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_reader_that_is_gone_ends_resolve_without_a_word(

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -250,6 +251,36 @@ def test_ctrl_c_ends_it_without_a_word_and_nothing_stays(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("line", ["have started", "is listed", "is killed", "listed instead"])
+def test_ctrl_c_on_a_terminal_again_and_again_ends_it_without_a_word(
+    line: str, tmp_path: Path
+) -> None:
+    with started_in(tmp_path) as process:
+        assert process.stdout is not None
+        assert any(line in each for each in process.stdout)
+        while list(tmp_path.iterdir()):
+            # A terminal sends it to all of the group.
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.001)
+        _, stderr = process.communicate()
+    assert complaints(stderr) == []
+    assert process.returncode == INTERRUPTED
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_a_closed_terminal_end_it_and_nothing_stays(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    with started_in(tmp_path) as process:
+        assert process.stdout is not None
+        assert any("have started" in line for line in process.stdout)
+        process.send_signal(number)
+        _, stderr = process.communicate()
+    assert complaints(stderr) == []
+    assert process.returncode == 128 + number
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_reader_that_goes_away_ends_it_without_a_word_and_nothing_stays(
     tmp_path: Path,
 ) -> None:
@@ -365,6 +396,12 @@ async def test_a_backend_that_is_stopped_answers_what_it_has_begun() -> None:
         await writer.wait_closed()
     assert answer.startswith(b"HTTP/1.1 200 OK")
     assert answer.endswith(b"\r\n\r\napi\n")
+
+
+async def test_ctrl_c_on_a_terminal_does_not_reach_the_backends() -> None:
+    async with Fleet(0.0) as fleet:
+        backend = await fleet.start("api")
+        assert os.getsid(backend._process.pid) != os.getsid(0)
 
 
 async def test_a_backend_that_cannot_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,9 @@ class Fleet:
             stdin=PIPE,
             stdout=PIPE,
             stderr=DEVNULL,
+            # Ctrl-C goes to all processes of a terminal's group: it is for the demo, which ends
+            # them. One that dies by itself at that moment may be reaped before asyncio looks.
+            start_new_session=True,
         )
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         instance = Instance(name, "", process)
