@@ -29,7 +29,7 @@ App = TypeVar("App", bound=Starlette)
 State = Mapping[str, Any]
 Given = Balancer | BackendPool | Callable[[], Balancer | BackendPool]
 
-_ON_APP: Final = "backendpool_async"
+_ON_ROUTER: Final = "_backendpool_async"
 
 
 @overload
@@ -59,14 +59,15 @@ def balancer_lifespan(
     start in order and are closed in reverse, whatever one of them raises. A request finds each in
     ``request.state`` by its name; `balancer_from_state` and `pool_from_state` are for ``Depends``.
     An object is for one application at a time, on one event loop after the other; a function
-    makes one for each.
+    makes one for each. Of two balancers of one pool, the one that starts it also closes it, under
+    the other if that runs longer: give both to one lifespan.
 
     When one cannot start, because the first refresh failed and there is nothing to serve, those
     before it are closed and the application does not start; with ``required=False`` it does, and
     its pool goes on trying. `wrapping` is a lifespan of your own: it begins when they run, ends
     before they are closed, and what it yields is added to the state.
 
-    Raises TypeError for what is none of these.
+    Raises TypeError for what is none of these, and for what is not by name.
 
     >>> from fastapi import Depends, FastAPI
     >>> from typing import Annotated
@@ -81,6 +82,8 @@ def balancer_lifespan(
     ...     client.get("/").json()
     '10.0.0.1:8080'
     """
+    if not isinstance(balancers, Mapping):
+        raise TypeError(f"{balancers!r} is no mapping of names, as in {{'api': balancer}}")
     for given in balancers.values():
         check_runs(given)
 
@@ -115,7 +118,7 @@ class FromState(Generic[Runs]):
         # Not a plain function: FastAPI would run that in a thread, at each request.
         found = connection.scope.get("state", {}).get(self.name)
         if found is None:
-            found = getattr(connection.app.state, _ON_APP, {}).get(self.name)
+            found = _known_to_app_of(connection.scope, self.name)
         if isinstance(found, self.kind):
             return found
         kind = self.kind.__name__
@@ -148,13 +151,26 @@ def pool_from_state(name: str) -> FromState[BackendPool]:
 
 
 @contextmanager
-def _known_to(app: Starlette, balancers: State) -> Iterator[None]:
+def _known_to(app: Starlette | None, balancers: State) -> Iterator[None]:
     # Also on the application: a transport that calls it without a server, as httpx has one, gives
-    # its requests no state.
-    setattr(app.state, _ON_APP, {**getattr(app.state, _ON_APP, {}), **balancers})
+    # its requests no state. A router alone is served without an application.
+    router = getattr(app, "router", None)
+    if router is None:
+        yield
+        return
+    setattr(router, _ON_ROUTER, {**getattr(router, _ON_ROUTER, {}), **balancers})
     try:
         yield
     finally:
-        # The lifespan of a router is another one of the same application.
-        left = getattr(app.state, _ON_APP).items()
-        setattr(app.state, _ON_APP, {k: v for k, v in left if balancers.get(k) is not v})
+        # The lifespan of an included router is another one of the same application.
+        left = getattr(router, _ON_ROUTER).items()
+        setattr(router, _ON_ROUTER, {k: v for k, v in left if balancers.get(k) is not v})
+
+
+def _known_to_app_of(scope: Mapping[str, Any], name: str) -> object:
+    # Below a mount, the application is the mounted one, and the router that of the outermost.
+    for router in (getattr(scope.get("app"), "router", None), scope.get("router")):
+        found: object = getattr(router, _ON_ROUTER, {}).get(name)
+        if found is not None:
+            return found
+    return None

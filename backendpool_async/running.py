@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -29,6 +30,9 @@ async def running(given: Runs | Callable[[], Runs], *, required: bool) -> AsyncI
     """
     made = given if isinstance(given, (BackendPool, Balancer)) else given()
     if not isinstance(made, (BackendPool, Balancer)):
+        if inspect.iscoroutine(made):
+            # Or else it is complained of that nobody awaited it.
+            made.close()
         raise TypeError(f"{given!r} returned {made!r}, neither a Balancer nor a BackendPool")
     await made.start(required=required)
     try:

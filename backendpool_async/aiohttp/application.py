@@ -18,7 +18,9 @@ def balancer_context(
     An application takes any number of them; they start in order and are closed in reverse. When one
     cannot start, because the first refresh failed and there is nothing to serve, the application
     does not start; with ``required=False`` it does, and its pool goes on trying. In a handler of a
-    sub-application, ``request.config_dict[key]`` finds the parent's, too.
+    sub-application, ``request.config_dict[key]`` finds the parent's, too. Of two balancers of one
+    pool, the one that starts it also closes it, under the other if that runs longer: give both to
+    one application.
 
     Raises TypeError for what is none of these.
 

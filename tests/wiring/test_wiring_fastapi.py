@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from fastapi.testclient import TestClient
 from starlette.applications import Starlette
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from backendpool_async import BackendPool, Balancer, SourceError
 from backendpool_async.fastapi import balancer_from_state, balancer_lifespan, pool_from_state
@@ -124,6 +125,33 @@ async def test_a_transport_without_a_server_finds_it_while_the_lifespan_runs() -
             assert (await client.get("/users")).json() == [B]
         with pytest.raises(RuntimeError, match="no Balancer 'api' runs here"):
             await client.get("/api")
+
+
+async def test_without_a_server_mounted_applications_find_it_too() -> None:
+    inner, other = application(balancer_lifespan({})), application(balancer_lifespan({}))
+    app = application(balancer_lifespan({"api": Balancer(polled([A]))}))
+    inner.mount("/other", other)
+    app.mount("/inner", inner)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with app.router.lifespan_context(app):
+            for path in ("/api", "/inner/api", "/inner/other/api"):
+                assert (await client.get(path)).json() == A
+            # What is nearer comes first.
+            async with balancer_lifespan({"api": Balancer(polled([B]))})(inner):
+                assert (await client.get("/inner/api")).json() == B
+                assert (await client.get("/api")).json() == A
+        with pytest.raises(RuntimeError, match="no Balancer 'api' runs here"):
+            await client.get("/inner/api")
+
+
+def test_a_router_without_an_application_has_it_in_the_state_of_a_request() -> None:
+    async def where(request: StarletteRequest) -> PlainTextResponse:
+        return PlainTextResponse((await balancer_from_state("api")(request)).pick())
+
+    lifespan = balancer_lifespan({"api": Balancer(polled([A]))})
+    with TestClient(Router([Route("/", where)], lifespan=lifespan)) as client:
+        assert client.get("/").text == A
 
 
 async def test_the_end_of_one_of_two_lifespans_leaves_what_the_other_runs() -> None:
@@ -291,6 +319,12 @@ async def test_two_balancers_of_one_pool_start_and_close_it_together() -> None:
     assert not pool.is_running
 
 
+@pytest.mark.parametrize("wrong", [[Balancer(BackendPool.static([A]))], BackendPool.static([A])])
+def test_what_has_no_name_is_refused_at_once(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"is no mapping of names, as in \{'api': balancer\}"):
+        balancer_lifespan(wrong)
+
+
 @pytest.mark.parametrize("wrong", [None, "dns://api:80", 1])
 def test_something_else_than_a_balancer_is_refused_at_once(wrong: Any) -> None:
     with pytest.raises(TypeError, match="is no Balancer"):
@@ -304,6 +338,17 @@ async def test_a_function_that_makes_something_else_is_refused_at_the_start() ->
     with pytest.raises(TypeError, match="returned 'a balancer'"):
         async with balancer_lifespan({"api": make})(FastAPI()):
             pytest.fail("it started")
+
+
+async def test_a_coroutine_function_is_refused_at_the_start_and_not_left_unawaited() -> None:
+    async def make() -> Any:
+        return Balancer(BackendPool.static([A]))
+
+    lifespan: Any = balancer_lifespan({"api": make})  # type: ignore[dict-item]  # it is refused
+    with pytest.raises(TypeError, match="returned <coroutine"):
+        async with lifespan(FastAPI()):
+            pytest.fail("it started")
+    gc.collect()
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing_running() -> None:

@@ -18,12 +18,13 @@ from commands import publish
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 
 
-def program(named: str) -> dict[str, Any]:
-    """Run the block that has this in it, by itself; return what it defines."""
+def program(*named: str) -> dict[str, Any]:
+    """Run the blocks that have these in them, by themselves; return what they define."""
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    (block,) = [block for block in blocks if named in block]
     namespace: dict[str, Any] = {"__name__": "readme"}
-    exec(compile(block, "README.md", "exec"), namespace)
+    for name in named:
+        (block,) = [block for block in blocks if name in block]
+        exec(compile(block, "README.md", "exec"), namespace)
     return namespace
 
 
@@ -35,6 +36,8 @@ async def two_backends() -> AsyncIterator[list[str]]:
         assert request.transport is not None
         host, port = request.transport.get_extra_info("sockname")
         number = int(request.match_info["number"])
+        if not number:
+            return web.Response(status=204)
         return web.json_response({"order": number, "by": f"{host}:{port}"})
 
     servers = [TestServer(web.Application()) for _ in range(2)]
@@ -62,13 +65,33 @@ async def test_the_application_of_fastapi_asks_its_backends_and_tells_of_them() 
         served_by_uvicorn(app) as server,
         aiohttp.ClientSession(f"http://{server.address}") as session,
     ):
-        assert {await served_order(session, number) for number in range(4)} == set(addresses)
+        assert {await served_order(session, number) for number in range(1, 5)} == set(addresses)
         async with session.get("/backends") as answer:
             assert await answer.json() == addresses
         async with session.get("/metrics") as answer:
             assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
             text = await answer.text()
         assert 'backendpool_balancer_picks_total{pool="orders"} 4\n' in text
+
+
+async def test_the_application_of_fastapi_passes_on_an_answer_without_content() -> None:
+    app = program("balancer_lifespan({")["app"]
+    async with (
+        two_backends(),
+        served_by_uvicorn(app) as server,
+        aiohttp.ClientSession(f"http://{server.address}") as session,
+        session.get("/orders/0") as answer,
+    ):
+        assert (answer.status, "Content-Type" in answer.headers) == (204, False)
+
+
+async def test_the_application_of_fastapi_is_tested_as_the_readme_shows() -> None:
+    names = program("balancer_lifespan({", "lifespan_context")
+    app, served = names["app"], names["served"]
+    async with two_backends() as addresses, served(app) as client:
+        answers = [await client.get(f"/orders/{number}") for number in (1, 2)]
+        assert {answer.json()["by"] for answer in answers} == set(addresses)
+        assert (await client.get("/backends")).json() == addresses
 
 
 async def test_the_application_of_aiohttp_asks_its_backends_and_tells_of_them() -> None:
@@ -78,7 +101,7 @@ async def test_the_application_of_aiohttp_asks_its_backends_and_tells_of_them() 
         TestServer(app) as server,
         aiohttp.ClientSession(server.make_url("/")) as session,
     ):
-        assert {await served_order(session, number) for number in range(4)} == set(addresses)
+        assert {await served_order(session, number) for number in range(1, 5)} == set(addresses)
         async with session.get("/backends") as answer:
             assert await answer.json() == addresses
 
