@@ -23,6 +23,7 @@ from backendpool_async.metrics.reading import (
     Measured,
     PoolReading,
     balancers_read,
+    check_per_backend,
     named,
     pools_read,
 )
@@ -60,6 +61,7 @@ def instrument(
     >>> api = Balancer(BackendPool.static(["10.0.0.1:8080"]))
     >>> instrument(get_meter("shop"), api=api)
     """
+    check_per_backend(per_backend)
     _observed_by(meter).add(named(measured, by_name), per_backend=per_backend)
 
 

@@ -13,7 +13,13 @@ from backendpool_async.metrics.metric import (
     Kind,
     Metric,
 )
-from backendpool_async.metrics.reading import Measured, balancers_read, named, pools_read
+from backendpool_async.metrics.reading import (
+    Measured,
+    balancers_read,
+    check_per_backend,
+    named,
+    pools_read,
+)
 
 PROMETHEUS_CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """The content type of `prometheus_text`."""
@@ -50,6 +56,7 @@ def prometheus_text(*measured: Measured, per_backend: bool = True, **by_name: Me
     # HELP backendpool_list_changes_total How often the list changed.
     ...
     """
+    check_per_backend(per_backend)
     return text_of(named(measured, by_name), per_backend=per_backend)
 
 

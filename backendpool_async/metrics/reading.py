@@ -76,6 +76,12 @@ def named(measured: Iterable[Measured], by_name: Mapping[str, Measured]) -> dict
     return {**found, **by_name}
 
 
+def check_per_backend(given: object) -> None:
+    """Raise TypeError for what is no bool, as a pool that is to be called like this keyword."""
+    if not isinstance(given, bool):
+        raise TypeError(f"per_backend is a bool, not {given!r}; it names no pool")
+
+
 def pools_read(by_name: Mapping[str, Measured]) -> list[PoolReading]:
     """Return what can be read off each pool, that of a balancer included."""
     return [PoolReading(name, _pool_of(each)) for name, each in by_name.items()]

@@ -25,6 +25,8 @@ def status_routes(
     >>> app = web.Application()
     >>> routes = app.add_routes(status_routes(api=BackendPool.static(["10.0.0.1:8080"])))
     """
+    if not isinstance(path, str):
+        raise TypeError(f"path is a str, not {path!r}; it names no pool")
     responder = Responder(measured, by_name, title)
     prefix = path.rstrip("/")
 

@@ -257,3 +257,9 @@ def test_without_opentelemetry_it_says_what_to_install(monkeypatch: pytest.Monke
 def test_another_name_of_the_module_is_missing_as_ever() -> None:
     with pytest.raises(AttributeError, match="no attribute 'instruments'"):
         backendpool_async.metrics.instruments  # noqa: B018 - that is the test
+
+
+def test_a_pool_cannot_be_called_like_a_keyword(meter: Meter) -> None:
+    pool: Any = BackendPool.static([A])
+    with pytest.raises(TypeError, match="per_backend is a bool, not <BackendPool static"):
+        instrument(meter, per_backend=pool)

@@ -240,3 +240,9 @@ def test_the_text_needs_no_opentelemetry() -> None:
     assert done.stdout == (
         "True\ninstrument needs opentelemetry-api: pip install 'backendpool-async[opentelemetry]'\n"
     )
+
+
+def test_a_pool_cannot_be_called_like_a_keyword() -> None:
+    pool: Any = BackendPool.static([A])
+    with pytest.raises(TypeError, match="per_backend is a bool, not <BackendPool static"):
+        prometheus_text(per_backend=pool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import aiohttp
 import pytest
 from aiohttp import web
@@ -63,3 +65,10 @@ async def test_other_methods_paths_and_limits_are_refused() -> None:
 async def test_it_is_at_status_unless_told_otherwise() -> None:
     paths = [route.path for route in status_routes(BALANCER)]
     assert paths == ["/status", "/status/", "/status/status.json", "/status/metrics"]
+
+
+@pytest.mark.parametrize("name", ["path", "title"])
+def test_a_pool_cannot_be_called_like_a_keyword(name: str) -> None:
+    pool: Any = BackendPool.static(["10.0.0.1:80"])
+    with pytest.raises(TypeError, match=f"{name} is a str, not <BackendPool static"):
+        status_routes(**{name: pool})
