@@ -19,6 +19,7 @@ from backendpool_async import (
     BackendPool,
     BackendPoolError,
     Check,
+    NoBackends,
     Snapshot,
     SourceError,
     __version__,
@@ -54,6 +55,7 @@ The query takes the keywords of the Python constructors: poll_interval, timeout,
 empty_after, max_backends, initial, max_shrink; watch for a file; family,
 nameservers, resolver, min_ttl for a DNS name.
 """
+_JSON: Final = "time, generation, backends, added, removed, error"
 _STATUSES: Final = """\
 exit status: 0 done; 1 the source failed or says there are none; 2 wrong usage
 or URL; 129 SIGHUP; 130 Ctrl-C; 141 nobody reads the output; 143 SIGTERM
@@ -92,9 +94,37 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, run, what in (
-        ("resolve", _resolve, "print the list once, one backend a line"),
-        ("watch", _watch, "print the list, and then every change until Ctrl-C"),
+    _add_lists(commands)
+    serving = commands.add_parser(
+        "serve",
+        help="be a reverse proxy for HTTP and WebSockets before the backends of the list",
+        description="Be a reverse proxy for HTTP and WebSockets before the backends of the list,"
+        " which is read at each request.",
+        epilog=epilog(_URLS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serving.add_argument("pool", metavar="URL", type=_pool, help="where the backends are listed")
+    add_options(serving, _check)
+    serving.set_defaults(run=_serve)
+    demo = commands.add_parser(
+        "demo",
+        help="see backends deployed and killed under load, in 10 seconds",
+        description="Send a steady load through a proxy to three backends, while they are deployed"
+        " anew and killed and their lists break; all are the demo's own. Takes about 10 seconds.",
+    )
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _add_lists(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    for name, run, what, also in (
+        ("resolve", _resolve, "print the list once, one backend a line", ""),
+        (
+            "watch",
+            _watch,
+            "print the list, and then every change until Ctrl-C",
+            "; with --health all that is known about each backend",
+        ),
     ):
         command = commands.add_parser(
             name,
@@ -109,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--json",
             action="store_true",
-            help="print an object a line: time, generation, backends, added, removed, error",
+            help=f"print an object a line: {_JSON}{also}",
         )
         command.set_defaults(run=run)
         if name == "watch":
@@ -122,28 +152,8 @@ def _parser() -> argparse.ArgumentParser:
                 "--check",
                 metavar="CHECK",
                 type=_check,
-                default="tcp",
                 help="with --health: tcp (the default), or http:/path",
             )
-    serving = commands.add_parser(
-        "serve",
-        help="be a reverse proxy for HTTP and WebSockets before the backends of the list",
-        description="Be a reverse proxy for HTTP and WebSockets before the backends of the list,"
-        " which is read at each request.",
-        epilog=epilog(_URLS),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    serving.add_argument("pool", metavar="URL", type=_pool, help="where the backends are listed")
-    add_options(serving, _check)
-    serving.set_defaults(run=_serve)
-    demo = commands.add_parser(
-        "demo",
-        help="see backends deployed and killed under load, in 15 seconds",
-        description="Send a steady load through a proxy to three backends, while they are deployed"
-        " anew and killed and their lists break; all are the demo's own. Takes about 15 seconds.",
-    )
-    demo.set_defaults(run=_demo)
-    return parser
 
 
 def _pool(url: str) -> BackendPool:
@@ -166,7 +176,11 @@ def _resolve(chosen: argparse.Namespace) -> int:
 
 def _watch(chosen: argparse.Namespace) -> int:
     if chosen.health:
-        return until_ended(_watched_health(chosen.pool, chosen.check, as_json=chosen.json))
+        check = chosen.check or check_of("tcp")
+        return until_ended(_watched_health(chosen.pool, check, as_json=chosen.json))
+    if chosen.check is not None:
+        print("backendpool watch: --check is only for --health", file=sys.stderr)
+        return _WRONG_USAGE
     return until_ended(_watched(chosen.pool, _Report(as_json=chosen.json)))
 
 
@@ -196,6 +210,8 @@ async def _resolved(pool: BackendPool, report: _Report) -> int:
         report.failure(pool.snapshot)
         raise
     report.list(snapshot)
+    if not snapshot.backends:
+        raise NoBackends(f"{pool._name}: there is no backend")
     return 0
 
 

@@ -150,27 +150,27 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
     add(
         "--concurrency",
         metavar="N",
-        type=_read_by(lambda text: count("--concurrency", int(text))),
+        type=_read_by(lambda text: count("--concurrency", _whole_number(text))),
         default=10_000,
         help="answer 503 when so many requests are under way (default: 10000)",
     )
     add(
         "--idle-timeout",
         metavar="SECONDS",
-        type=_read_by(lambda text: seconds("--idle-timeout", float(text))),
+        type=_read_by(lambda text: seconds("--idle-timeout", _number(text))),
         default=60.0,
         help="answer 504, or break off, when nothing has moved for so long (default: 60)",
     )
     add(
         "--total-timeout",
         metavar="SECONDS",
-        type=_read_by(lambda text: seconds("--total-timeout", float(text))),
+        type=_read_by(lambda text: seconds("--total-timeout", _number(text))),
         help="how long a request and its answer may take at most; not for WebSockets",
     )
     add(
         "--drain-timeout",
         metavar="SECONDS",
-        type=_read_by(lambda text: seconds_or_0("--drain-timeout", float(text))),
+        type=_read_by(lambda text: seconds_or_0("--drain-timeout", _number(text))),
         default=30.0,
         help="how long requests may go on after SIGTERM (default: 30)",
     )
@@ -271,7 +271,26 @@ def _address(text: str) -> tuple[str, int]:
         or not (port.isascii() and port.isdigit() and int(port) <= _HIGHEST_PORT)
     ):
         raise ValueError(f"{text!r} is not HOST:PORT")
+    try:
+        # As looking it up would.
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"{text!r} is not HOST:PORT: {host!r} is no host") from None
     return host[1:-1] if bracketed else host, int(port)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number of seconds") from None
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no whole number") from None
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -287,6 +306,6 @@ def _size(text: str) -> int:
 
 def _path(text: str) -> str:
     path = text.rstrip("/")
-    if not path.startswith("/"):
+    if not path.startswith("/") or "?" in path or "#" in path:
         raise ValueError(f"{text!r} is no path such as /status")
     return path

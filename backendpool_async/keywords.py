@@ -35,12 +35,22 @@ def share(name: str, value: float) -> float:
 
 def seconds_or_0(name: str, value: float) -> float:
     """Return a number of seconds, 0 or more; TypeError or ValueError naming the keyword."""
-    return 0.0 if _is_zero(value) else seconds(name, value)
+    if _is_zero(value):
+        return 0.0
+    try:
+        return seconds(name, value)
+    except ValueError:
+        raise ValueError(f"{name}={value!r} is not 0 or more and finite") from None
 
 
 def share_or_0(name: str, value: float) -> float:
     """Return a number from 0 to 1; TypeError or ValueError naming the keyword."""
-    return 0.0 if _is_zero(value) else share(name, value)
+    if _is_zero(value):
+        return 0.0
+    try:
+        return share(name, value)
+    except ValueError:
+        raise ValueError(f"{name}={value!r} is not from 0 to 1") from None
 
 
 def statuses(name: str, value: Collection[int]) -> frozenset[int]:

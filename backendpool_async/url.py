@@ -119,7 +119,21 @@ def _list(text: str) -> list[str]:
 
 
 def _count_or_none(text: str) -> int | None:
-    return None if text.lower() == "none" else int(text)
+    return None if text.lower() == "none" else _whole_number(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("it is no number") from None
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("it is no whole number") from None
 
 
 def _switch(text: str) -> bool:
@@ -130,12 +144,12 @@ def _switch(text: str) -> bool:
 
 
 _COMMON: Final[Keywords] = {
-    "poll_interval": float,
-    "timeout": float,
+    "poll_interval": _number,
+    "timeout": _number,
     "empty_after": _count_or_none,
-    "max_backends": int,
+    "max_backends": _whole_number,
     "initial": _list,
-    "max_shrink": float,
+    "max_shrink": _number,
 }
 _SCHEMES: Final[dict[str, tuple[Callable[[str], tuple[Any, ...]], Keywords]]] = {
     "static": (_static, {}),
@@ -143,6 +157,6 @@ _SCHEMES: Final[dict[str, tuple[Callable[[str], tuple[Any, ...]], Keywords]]] = 
     "file": (_file, {"watch": _switch}),
     "dns": (
         _dns,
-        {"family": str, "nameservers": _list, "resolver": str, "min_ttl": float},
+        {"family": str, "nameservers": _list, "resolver": str, "min_ttl": _number},
     ),
 }

@@ -91,6 +91,11 @@ def test_another_check_is_wrong_usage(wrong: str, capsys: pytest.CaptureFixture[
     assert f"{wrong!r} is neither 'tcp' nor 'http:/path'" in capsys.readouterr().err
 
 
+def test_a_check_without_health_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", "--check", "http:/health", "static:10.0.0.1:80"]) == 2
+    assert capsys.readouterr() == ("", "backendpool watch: --check is only for --health\n")
+
+
 async def test_on_a_terminal_what_is_known_is_drawn_over_the_same_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

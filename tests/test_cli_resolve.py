@@ -50,6 +50,17 @@ def test_resolve_takes_a_negative_answer_for_an_error(
     assert "no variable BACKENDPOOL_TEST_NOT_SET_0" in stderr
 
 
+@pytest.mark.parametrize("url", ["env:BACKENDPOOL_TEST_NOT_SET?empty_after=1", "static:"])
+@pytest.mark.parametrize("json", [(), ("--json",)])
+def test_resolve_takes_an_empty_list_for_none(
+    url: str, json: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["resolve", *json, url]) == 1
+    stdout, stderr = capsys.readouterr()
+    assert ('"backends": []' in stdout) == bool(json)
+    assert stderr == f"backendpool: {url.partition('?')[0].rstrip(':')}: there is no backend\n"
+
+
 def test_resolve_with_json_prints_one_object(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["resolve", "--json", url]) == 0
     stdout, stderr = capsys.readouterr()

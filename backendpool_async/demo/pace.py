@@ -8,7 +8,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Numbers chosen so that a person can read along and is done in a quarter of a minute.
+    """Numbers chosen so that a person can read along and is done in about ten seconds.
 
     `rate` is in requests a second, `answers_after` the seconds that a backend takes for one. Of the
     other seconds, `reading` is the rest after each act, `draining` the time between the end of a
