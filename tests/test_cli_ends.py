@@ -26,6 +26,7 @@ from commands import (
 )
 
 from backendpool_async.cli import main
+from backendpool_async.cli_ends import until_ended
 
 
 @pytest.fixture(autouse=True)
@@ -71,26 +72,30 @@ def test_sigterm_ends_watch_without_a_word(url: str) -> None:
     assert process.returncode == TERMINATED
 
 
-def test_what_is_ignored_at_the_start_stays_so(url: str) -> None:
+def test_what_is_ignored_at_the_start_stays_so() -> None:
+    async def work() -> int:
+        for number in ignored:
+            os.kill(os.getpid(), number)
+        await asyncio.sleep(0)
+        return 3
+
     # As `nohup` and a shell's background have it; a child inherits what is ignored.
-    before = [
-        (number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGHUP, signal.SIGINT)
-    ]
+    ignored = (signal.SIGHUP, signal.SIGINT)
+    before = [signal.signal(number, signal.SIG_IGN) for number in ignored]
     try:
-        with started("watch", url) as process:
-            assert process.stdout is not None
-            assert "generation 1" in process.stdout.readline()
-            process.send_signal(signal.SIGHUP)
-            process.send_signal(signal.SIGINT)
-            publish(Path(url[len("file:") : url.index("?")]), "c:3")
-            assert any("+ c:3" in line for line in process.stdout)
-            process.send_signal(signal.SIGTERM)
-            _, stderr = process.communicate()
+        assert until_ended(work()) == 3
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
-        for number, handler in before:
+        for number, handler in zip(ignored, before, strict=True):
             signal.signal(number, handler)
-    assert complaints(stderr) == []
-    assert process.returncode == TERMINATED
+
+
+def test_a_cancellation_that_no_signal_asked_for_is_none_of_its_ends() -> None:
+    async def work() -> int:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        until_ended(work())
 
 
 def test_ctrl_c_before_the_work_begins_leaves_nothing_unsaid(
