@@ -20,8 +20,8 @@ from backendpool_async.running import Runs, check_runs, running
 try:
     from starlette.applications import Starlette
     from starlette.requests import HTTPConnection
-except ModuleNotFoundError as error:
-    raise missing(__name__, "'backendpool-async[fastapi]'", error) from error
+except ModuleNotFoundError as _error:
+    raise missing(__name__, "'backendpool-async[fastapi]'", _error) from _error
 
 __all__ = ["FromState", "balancer_from_state", "balancer_lifespan", "pool_from_state"]
 

@@ -8,7 +8,7 @@ try:
     from backendpool_async.aiohttp.application import balancer_context
     from backendpool_async.aiohttp.connector import BackendConnector
     from backendpool_async.aiohttp.middleware import backend_middleware
-except ModuleNotFoundError as error:
-    raise missing(__name__, "'backendpool-async[aiohttp]'", error) from error
+except ModuleNotFoundError as _error:
+    raise missing(__name__, "'backendpool-async[aiohttp]'", _error) from _error
 
 __all__ = ["BackendConnector", "backend_middleware", "balancer_context"]

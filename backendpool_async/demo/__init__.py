@@ -9,7 +9,7 @@ from backendpool_async.extras import missing
 try:
     from backendpool_async.demo.pace import FOR_A_READER, Pace
     from backendpool_async.demo.story import play
-except ModuleNotFoundError as error:
-    raise missing(__name__, "'backendpool-async[demo]'", error) from error
+except ModuleNotFoundError as _error:
+    raise missing(__name__, "'backendpool-async[demo]'", _error) from _error
 
 __all__ = ["FOR_A_READER", "Pace", "play"]

@@ -30,8 +30,8 @@ from backendpool_async.metrics.reading import (
 
 try:
     from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter_provider
-except ModuleNotFoundError as error:
-    raise missing("instrument", "'backendpool-async[opentelemetry]'", error) from error
+except ModuleNotFoundError as _error:
+    raise missing("instrument", "'backendpool-async[opentelemetry]'", _error) from _error
 
 References = dict[str, "weakref.ref[Measured]"]
 Scope = tuple[str, str | None, str]

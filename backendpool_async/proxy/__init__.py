@@ -9,7 +9,7 @@ try:
     from backendpool_async.proxy.refusal import BrokenOff
     from backendpool_async.proxy.request import ProxyRequest
     from backendpool_async.proxy.settings import ProxyLimits
-except ModuleNotFoundError as error:
-    raise missing(__name__, "'backendpool-async[proxy]'", error) from error
+except ModuleNotFoundError as _error:
+    raise missing(__name__, "'backendpool-async[proxy]'", _error) from _error
 
 __all__ = ["BrokenOff", "ProxyLimits", "ProxyRequest", "ReverseProxy"]

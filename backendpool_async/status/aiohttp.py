@@ -8,8 +8,8 @@ from backendpool_async.status.responder import PATHS, Responder
 
 try:
     from aiohttp import web
-except ModuleNotFoundError as error:
-    raise missing(__name__, "'backendpool-async[aiohttp]'", error) from error
+except ModuleNotFoundError as _error:
+    raise missing(__name__, "'backendpool-async[aiohttp]'", _error) from _error
 
 
 def status_routes(

@@ -19,8 +19,8 @@ try:
     import dns.rcode
     import dns.rdatatype
     import dns.rrset
-except ModuleNotFoundError as error:
-    raise missing("FakeDnsServer", "'backendpool-async[testing]'", error) from error
+except ModuleNotFoundError as _error:
+    raise missing("FakeDnsServer", "'backendpool-async[testing]'", _error) from _error
 
 _NEGATIVE_TTL: Final = 30
 TCP_SIZE: Final = 65_535

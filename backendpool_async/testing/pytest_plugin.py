@@ -27,8 +27,8 @@ from backendpool_async.testing.virtual_time import VirtualTimeLoop
 
 try:
     import pytest
-except ModuleNotFoundError as error:
-    raise missing(__name__, "pytest 'pytest-asyncio>=1.5'", error) from error
+except ModuleNotFoundError as _error:
+    raise missing(__name__, "pytest 'pytest-asyncio>=1.5'", _error) from _error
 
 _LoopFactories = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
 
