@@ -15,7 +15,7 @@ async def answer(
     A client that has left is no error.
     """
     body = f"{refusal}\n".encode()
-    headers = refusal.headers(body, request.version, closes=_may_send_unasked(request, upload))
+    headers = refusal.headers(body, request.version, closes=_hides_the_next(request, upload))
     if request.method == b"HEAD":
         body = b""
     try:
@@ -25,8 +25,14 @@ async def answer(
         return
 
 
-def _may_send_unasked(request: ProxyRequest, upload: Upload | None) -> bool:
-    """Whether it is the client's choice to send its body, so that nobody knows where it ends."""
+def _hides_the_next(request: ProxyRequest, upload: Upload | None) -> bool:
+    """Whether nobody knows where the next request begins, or if there is one.
+
+    It is the client's choice to send a body that it was not asked for; and what follows CONNECT is
+    for whom that leads to (RFC 9110, section 9.3.6).
+    """
+    if request.method == b"CONNECT":
+        return True
     if upload is not None:
         return not upload.is_asked_for
     return any(name == b"expect" for name, _ in request.headers)

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from backendpool_async.proxy.forwarded import Pair
+from backendpool_async.proxy.request import ProxyRequest, with_own_target
 from backendpool_async.proxy.server_transport import EndingTransport
 from backendpool_async.proxy.server_websocket import BoundedWebSocket
 from backendpool_async.proxy.settings import ProxyLimits
@@ -37,6 +38,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     * A head has to be whole in 30 seconds: the connection is closed otherwise. One that gets
       longer than 128 KiB is answered with 431. So are trailers, which are dropped.
+    * What a target says of the host counts, and not Host (RFC 9112, section 3.2.2).
     * An upgrade is ignored (RFC 9110, section 7.8) if it is to anything but a WebSocket, or its
       request is no handshake: another method than GET, HTTP/1.0, a body, or sent while another
       request is answered. What is one goes to `BoundedWebSocket`, whatever `ws` says.
@@ -110,8 +112,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._advanced = True
         self._stop_head_timer()
         # To the parser, what follows CONNECT is no HTTP in any case.
-        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
-            self._ignores_upgrade = not self._should_upgrade()
+        if self.parser.get_method() != b"CONNECT":
+            if self.parser.should_upgrade():
+                self._ignores_upgrade = not self._should_upgrade()
+            if self.url[:1] != b"/" and not self._split_target():
+                self._refuse(400, "The target is malformed.")
+                return
         if not self._ignores_upgrade:
             super().on_headers_complete()
 
@@ -134,6 +140,16 @@ class BoundedProtocol(HttpToolsProtocol):
         # The parser takes no other bytes than ASCII in it.
         protocol.shake_hands(self.url.decode("ascii"), self.headers)
         self.transport.set_protocol(protocol)
+
+    def _split_target(self) -> bool:
+        """Take the Host from a target that has one, which uvicorn drops; False: it is malformed."""
+        version, method = self.parser.get_http_version(), self.parser.get_method()
+        whole = ProxyRequest(method, self.url, self.headers, None, "http", version)
+        path = with_own_target(whole)
+        self.url = path.target
+        # The scope has the list already.
+        self.headers[:] = path.headers
+        return path is not whole or self.url == b"*"
 
     def _should_upgrade(self) -> bool:
         return (

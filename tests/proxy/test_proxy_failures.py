@@ -119,6 +119,17 @@ async def test_a_client_of_http_1_0_sees_a_reset_where_nothing_else_tells() -> N
             await reader.read(-1)
 
 
+@pytest.mark.parametrize("front", ["uvicorn", "uvicorn-h11", "hypercorn"])
+async def test_what_follows_connect_is_no_request(front: str) -> None:
+    async with echo_backend() as echo, proxied(front, echo.address) as place:
+        connect = b"CONNECT other:80 HTTP/1.1\r\nHost: other:80\r\n\r\n"
+        answer = await exchange(place.address, connect + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        # One parser takes what follows for a part of it.
+        assert answer[9:12] in (b"400", b"405")
+        assert b"connection: close\r\n" in answer.lower()
+        assert not echo.requests
+
+
 async def test_a_client_of_http_1_0_misses_the_last_chunk_under_uvicorn() -> None:
     async with (
         raw_backend(MISBEHAVIOURS["resets_mid_chunks"]) as backend,

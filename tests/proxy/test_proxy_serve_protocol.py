@@ -198,6 +198,26 @@ async def test_connect_is_refused(front: str) -> None:
     assert answer.startswith(b"HTTP/1.1 405 ")
 
 
+async def test_what_a_target_says_of_the_host_counts() -> None:
+    async with (
+        echo_backend() as echo,
+        served_by_uvicorn(
+            ReverseProxy(Balancer(BackendPool.static([echo.address]))), http=BoundedProtocol
+        ) as place,
+    ):
+        for target, path in ((b"http://other/x?y", "/x?y"), (b"HTTP://other", "/")):
+            answer = await exchange(
+                place.address, b"GET %b HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n" % target
+            )
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert echo.requests[-1].value("host") == "other"
+            assert echo.requests[-1].target == path
+        for target in (b"http://me@other/x", b"ftp://other/x", b"other"):
+            answer = await exchange(place.address, b"GET %b HTTP/1.1\r\nHost: api\r\n\r\n" % target)
+            assert answer.startswith(b"HTTP/1.1 400 ")
+        assert len(echo.requests) == 2
+
+
 async def test_what_is_malformed_is_refused(front: str) -> None:
     answer = await exchange(front, b"GET / HTTP/1.1\r\nHo st: a\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ")
