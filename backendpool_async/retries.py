@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from backendpool_async.balance.balancer import Balancer
-from backendpool_async.balance.failures import Failure
+from backendpool_async.balance.failures import Failure, is_disconnect
 from backendpool_async.balance.lease import Lease
 from backendpool_async.errors import NoBackends
 from backendpool_async.keywords import count, seconds, seconds_or_0, share_or_0, statuses
@@ -92,7 +92,7 @@ class Retries:
     * `idempotent`: False: only what cannot have been sent, because no connection came about, is
       tried again. True: also a request that broke off before an answer, if its method is
       idempotent (RFC 9110, section 9.2.2) and its body can be sent once more; where no other
-      backend is left, on one that it broke off at, for that may have been about its connection.
+      backend is left, on one whose connection just ended, for that may say nothing of the backend.
     * `statuses`: with `idempotent`, answers with one of these are not taken but tried again, as
       long as there is another backend to try.
     * `budget`: shared by all requests that share it.
@@ -129,7 +129,7 @@ class Attempts:
     there.
     """
 
-    __slots__ = ("_balancer", "_can_repeat", "_key", "_left", "_refused", "_retries", "_tried")
+    __slots__ = ("_balancer", "_broke_off", "_can_repeat", "_key", "_left", "_retries", "_tried")
 
     def __init__(
         self, balancer: Balancer, retries: Retries, key: str | None, *, can_repeat: bool
@@ -140,7 +140,7 @@ class Attempts:
         self._can_repeat = can_repeat and retries.idempotent
         self._left = retries.attempts
         self._tried: tuple[str, ...] = ()
-        self._refused: tuple[str, ...] = ()
+        self._broke_off: tuple[str, ...] = ()
 
     def first(self) -> Lease:
         """Return an acquired lease. Raises `NoBackends` when there is none to choose."""
@@ -163,11 +163,14 @@ class Attempts:
         """
         failure = self._balancer._outcomes.classify(error)
         if failure is Failure.CONNECT:
-            self._refused = (*self._refused, self._tried[-1])
             return self._another(self._tried)
-        if failure is not None and self._can_repeat:
-            return self._another(self._tried) or self._another(self._refused)
-        return None
+        if failure is None or not self._can_repeat:
+            return None
+        if is_disconnect(error):
+            self._broke_off = (*self._broke_off, self._tried[-1])
+        # What timed out or was nonsense would be so again: only an end may be the connection's.
+        others = tuple(each for each in self._tried if each not in self._broke_off)
+        return self._another(self._tried) or self._another(others)
 
     def after_status(self, status: int) -> Lease | None:
         """Return an acquired lease of another backend; None when the answer is to be taken."""
@@ -191,22 +194,24 @@ class Attempts:
 
         The budget has it back.
         """
-        self._take_back(lease)
-        self._retries.budget.give_back()
-        self._balancer._retries -= 1
-
-    def anew(self, lease: Lease) -> Lease:
-        """End the lease of the latest try, which was not begun, and return one acquired for it.
-
-        Raises `NoBackends` when there is none to choose.
-        """
-        self._take_back(lease)
-        return self._acquired(self._tried)
-
-    def _take_back(self, lease: Lease) -> None:
         lease._undo()
         self._left += 1
         self._tried = self._tried[:-1]
+        self._retries.budget.give_back()
+        self._balancer._retries -= 1
+
+    def instead(self, lease: Lease) -> Lease:
+        """Return a lease of another backend for the latest try, which was not begun.
+
+        The same lease where there is no other backend; else it is ended.
+        """
+        try:
+            another = self._acquired(self._tried)
+        except NoBackends:
+            return lease
+        lease._undo()
+        self._left += 1
+        return another
 
     def _acquired(self, exclude: tuple[str, ...]) -> Lease:
         lease = self._balancer.lease(self._key, exclude).acquire()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import pytest
@@ -195,13 +196,42 @@ def test_a_retry_that_was_not_made_counts_for_nothing(balancer: Balancer) -> Non
     assert sum(each.in_flight for each in balancer.explain().backends) == 0
 
 
-def test_a_try_that_could_not_be_begun_is_made_anew_and_is_no_retry(balancer: Balancer) -> None:
+def test_a_try_that_could_not_be_begun_goes_elsewhere_and_is_no_retry(balancer: Balancer) -> None:
     tries = attempts(balancer, Retries(attempts=1))
-    lease = tries.anew(tries.first())
+    first = tries.first()
+    second = tries.instead(first)
+    assert first.backend != second.backend
     assert balancer.explain().retries == 0
     assert sum(each.picks for each in balancer.explain().backends) == 1
-    lease.release()
+    second.release()
     assert sum(each.in_flight for each in balancer.explain().backends) == 0
+
+
+def test_a_try_that_could_not_be_begun_stays_where_there_is_no_other_backend() -> None:
+    balancer = Balancer(BackendPool.static([A]))
+    tries = attempts(balancer, Retries())
+    first = tries.first()
+    assert tries.instead(first) is first
+    assert sum(each.in_flight for each in balancer.explain().backends) == 1
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ssl.SSLError()])
+def test_what_timed_out_or_was_nonsense_is_not_repeated_where_it_was(error: Exception) -> None:
+    tries = attempts(Balancer(BackendPool.static([A])), Retries(idempotent=True), can_repeat=True)
+    tries.first()
+    assert tries.after_error(error) is None
+
+
+def test_nor_is_what_broke_off_repeated_where_there_was_an_answer() -> None:
+    retries = Retries(attempts=9, idempotent=True, statuses={503})
+    balancer = Balancer(BackendPool.static([A, B]), ejection=None)
+    tries = attempts(balancer, retries, can_repeat=True)
+    tries.first()
+    second = tries.after_status(503)
+    assert second is not None
+    third = tries.after_error(RESET)
+    assert third is not None
+    assert third.backend == second.backend
 
 
 def test_a_first_try_that_the_caller_made_counts_as_one(balancer: Balancer) -> None:

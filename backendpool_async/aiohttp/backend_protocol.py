@@ -52,7 +52,8 @@ class BackendProtocol(ResponseHandler):
         """Whether an idle one is open, and nothing came over it.
 
         aiohttp itself knows of an end only once the loop has told of it, and takes what nobody
-        asked for as the beginning of the next answer.
+        asked for as the beginning of the next answer. What came in one piece with the end of the
+        answer before, and is no whole answer, is not seen.
         """
         return self.is_connected() and not self.received and not self._poll(0)
 

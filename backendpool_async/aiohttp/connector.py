@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # A request may have chosen a backend so long before a connection to it is made.
 _REMEMBERED: Final = 600.0
+_MOMENT: Final = 0.01
 
 
 class ConnectorOptions(TypedDict, total=False):
@@ -104,6 +105,7 @@ class BackendConnector(aiohttp.TCPConnector):
         self._pools = pools
         self._listed: frozenset[str] = self._list_now()
         self._removed: dict[str, float] = {}
+        self._told: weakref.WeakSet[aiohttp.ClientRequest] = weakref.WeakSet()
         self._is_to_follow = False
         # For which aiohttp has no other way.
         make = partial(BackendProtocol, self._loop)
@@ -126,7 +128,8 @@ class BackendConnector(aiohttp.TCPConnector):
         # Not documented for subclasses, so tests pin it: it takes the first that is open and young
         # enough. No coroutine of its own, because every request comes through here.
         keepalive = self._keepalive_timeout
-        oldest = -math.inf if keepalive is None else monotonic() - keepalive
+        # And a moment more: aiohttp looks at the clock once more.
+        oldest = -math.inf if keepalive is None else monotonic() - keepalive + _MOMENT
         for kept, since in self._conns.get(key, ()):
             if since >= oldest and kept.is_quiet():  # type: ignore[attr-defined]  # _factory's
                 break
@@ -145,7 +148,9 @@ class BackendConnector(aiohttp.TCPConnector):
     ) -> ResponseHandler:
         # One of the connector's methods that aiohttp documents for subclasses.
         address = _address(req)
-        if address in self._removed and self._listed and _is_chosen(req):
+        if address in self._removed and _is_chosen(req) and req not in self._told:
+            # Once: there may be no other, or a balancer that has not followed yet.
+            self._told.add(req)
             raise NoLongerListed(f"{address} has left the list")
         made = await super()._create_connection(req, traces, timeout)
         protocol = cast(BackendProtocol, made)

@@ -209,10 +209,7 @@ def _after_error(
     attempts: Attempts, lease: Lease, request: ClientRequest, error: BaseException
 ) -> Lease | None:
     if isinstance(error, NoLongerListed):
-        try:
-            return attempts.anew(lease)
-        except NoBackends as none:
-            raise ClientNoBackends(*none.args) from error
+        return attempts.instead(lease)
     if is_of_line(error):
         # There was no connection for it yet, and how long that took is nobody's doing.
         lease._undo()

@@ -14,6 +14,8 @@ from backendpool_async.balance.candidate import Candidate, EjectionRecord
 from backendpool_async.keywords import count, seconds, share
 
 _JITTER: Final = 0.1
+# Going through so many takes some 10 microseconds.
+_FEW: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +128,8 @@ class Ejector:
         # More would be forgiven one by one for days, and the limit is reached already.
         self._most_times = math.ceil(rules.max_ejection_time / rules.base_ejection_time)
         self._done = 0
-        self._ejected: list[Candidate] = []
+        # Each once: what is ejected again while a view stays is still one backend.
+        self._ejected: dict[Candidate, None] = {}
         # Of those that are in a list and not unhealthy besides: when their ejections end.
         self._counted: Sequence[Candidate] | None = None
         self._ends: list[float] = []
@@ -204,7 +207,7 @@ class Ejector:
             candidate.ejections += 1
             # What comes after its return is counted anew.
             candidate.consecutive_failures = 0
-            self._ejected.append(candidate)
+            self._ejected[candidate] = None
             heappush(self._ends, until)
             room -= 1
             counted_at += 1
@@ -224,23 +227,30 @@ class Ejector:
 
     def _room(self, listing: Listing, now: float) -> int:
         """Return how many more may be ejected now, 0 or less for none."""
+        most = min(math.floor(listing.size * self._rules.max_ejected), listing.size - 1)
+        return most - self._out(listing, now)
+
+    def _out(self, listing: Listing, now: float) -> int:
+        """Return how many of these are not available."""
+        if len(listing.listed) <= _FEW:
+            # What checks say may be newer than the view.
+            return sum(not is_available(each, now) for each in listing.listed)
         # While all fail, each failure asks: going through a long list each time takes the loop.
         while self._counted is not listing.listed:
             self._count(listing.listed, now)
         while self._ends and self._ends[0] <= now:
             heappop(self._ends)
-        most = min(math.floor(listing.size * self._rules.max_ejected), listing.size - 1)
-        return most - listing.unhealthy - len(self._ends)
+        return listing.unhealthy + len(self._ends)
 
     def _count(self, listed: Sequence[Candidate], now: float) -> None:
         """Count those ejected of another list, or none of them if one comes in between."""
         done = self._done
-        ejected = [each for each in self._ejected if is_ejected(each, now)]
+        ejected = [each for each in list(self._ejected) if is_ejected(each, now)]
         inside = [each for each in ejected if each.is_listed and each.is_healthy is not False]
         ends = sorted([each.record.until for each in inside if each.record])
         # Nothing is called from here on, as in `_eject`.
         if done == self._done:
-            self._counted, self._ejected, self._ends = listed, ejected, ends
+            self._counted, self._ejected, self._ends = listed, dict.fromkeys(ejected), ends
 
 
 def is_ejected(candidate: Candidate, now: float) -> bool:

@@ -8,6 +8,7 @@ import errno
 import socket
 import ssl
 import urllib.error
+from collections.abc import Collection
 from typing import Final
 
 
@@ -62,10 +63,34 @@ _OF_LIBRARIES: Final[dict[str, dict[str, Failure | None]]] = {
         "ProtocolError": Failure.TRANSPORT,
     },
 }
+_ENDS: Final = (
+    BrokenPipeError,
+    ConnectionAbortedError,
+    ConnectionResetError,
+    asyncio.IncompleteReadError,
+)
+_DISCONNECTS: dict[str, Collection[str]] = {
+    "aiohttp": ("ServerDisconnectedError", "ClientOSError"),
+    "httpx": ("ReadError", "WriteError", "RemoteProtocolError"),
+}
+_DISCONNECTS |= dict.fromkeys(("httpx2", "httpcore", "httpcore2"), _DISCONNECTS["httpx"])
 # Also where it is one of a client's errors besides.
 _OF_LIBRARIES["backendpool_async"] = {"NoBackends": None}
 _OF_LIBRARIES["httpx2"] = _OF_LIBRARIES["httpx"]
 _OF_LIBRARIES["httpcore2"] = _OF_LIBRARIES["httpcore"]
+
+
+def is_disconnect(error: BaseException) -> bool:
+    """Whether a connection ended or was reset: no time limit, and no nonsense.
+
+    >>> is_disconnect(ConnectionResetError()), is_disconnect(TimeoutError())
+    (True, False)
+    """
+    for cls in type(error).__mro__:
+        if cls.__name__ in _DISCONNECTS.get(cls.__module__.partition(".")[0], ()):
+            # For this and for nonsense, httpcore has one class.
+            return cls.__name__ != "RemoteProtocolError" or "disconnected" in str(error)
+    return isinstance(error, _ENDS)
 
 
 def transport_failure(error: BaseException) -> Failure | None:

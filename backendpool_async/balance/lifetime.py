@@ -30,6 +30,7 @@ class Lifetime:
         "_owns_pool",
         "_pool",
         "_starting",
+        "_starts",
         "_timer",
     )
 
@@ -46,6 +47,7 @@ class Lifetime:
         self._clock = clock
         self._owns_pool = False
         self._closings = 0
+        self._starts = 0
         self._changes_at = math.inf
         self.reset()
 
@@ -108,6 +110,7 @@ class Lifetime:
         # Before the wait, so that whoever closes meanwhile closes it, and whoever starts meanwhile
         # does not take it for somebody else's.
         self._owns_pool = self._owns_pool or not _is_started(self._pool)
+        self._starts += 1
         self._starting += 1
         try:
             await self._pool.start(required=required)
@@ -125,13 +128,12 @@ class Lifetime:
     async def _close_pool(self) -> None:
         if not self._owns_pool:
             return
-        # Whoever starts while this waits owns it anew.
-        self._owns_pool = False
-        try:
-            await self._pool.aclose()
-        except BaseException:
-            self._owns_pool = True
-            raise
+        starts = self._starts
+        # Whoever closes meanwhile waits for it, too.
+        await self._pool.aclose()
+        # Whoever started meanwhile owns it.
+        if self._starts == starts:
+            self._owns_pool = False
 
     async def _builder_gone(self) -> None:
         if self._builder.is_building:

@@ -235,6 +235,9 @@ class ViewBuilder:
         chooser = self._policy.prepare(view.chosen_among) if view.chosen_among else None
         self._is_preparing = False
         if number == self._begun:
-            self._has_choice = chooser is not None
+            # Before it is published, there may be no choice to go on with.
+            self._has_choice = self._has_choice and chooser is not None
             self._publish(view, chooser)
+            if number == self._begun:
+                self._has_choice = chooser is not None
         return number == self._begun

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from ticking import Ticking, fail
@@ -343,3 +344,30 @@ def test_a_policy_that_logs_where_it_prepares_is_no_trouble(
 
     assert Balancer(BackendPool.static([A]), Logging()).pick() == A
     assert "preparing" in caplog.text
+
+
+def test_what_changes_just_before_a_first_view_is_there_leaves_nobody_without_a_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = BackendPool.static([f"10.1.{n}.1:80" for n in range(200)])
+    balancer = Balancer(pool)
+    publish = balancer._builder._publish
+    is_built, may_go_on = threading.Event(), threading.Event()
+
+    def held(*built: Any) -> None:
+        is_built.set()
+        assert may_go_on.wait(10)
+        publish(*built)
+
+    monkeypatch.setattr(balancer._builder, "_publish", held)
+    choosing = threading.Thread(target=balancer.pick)
+    choosing.start()
+    assert is_built.wait(10)
+    pool.update([f"10.2.{n}.1:80" for n in range(201)])
+    found: list[Backend] = []
+    other = threading.Thread(target=lambda: found.append(balancer.pick()))
+    other.start()
+    may_go_on.set()
+    choosing.join()
+    other.join()
+    assert found

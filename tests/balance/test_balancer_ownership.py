@@ -304,6 +304,23 @@ async def test_who_starts_while_the_pool_is_being_closed_owns_it_again() -> None
     assert not pool.is_running
 
 
+async def test_who_closes_while_another_closes_waits_for_the_pool_as_well() -> None:
+    source = SlowSource()
+    pool = BackendPool(source, poll_interval=60)
+    balancer = Balancer(pool)
+    await balancer.start()
+    first = asyncio.create_task(balancer.aclose())
+    await source.is_closing.wait()
+    second = asyncio.create_task(balancer.aclose())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not second.done()
+    source.may_close.set()
+    await asyncio.wait_for(second, 10)
+    assert not pool.is_running
+    await first
+
+
 async def test_closing_that_is_cancelled_while_the_pool_ends_can_be_done_again() -> None:
     source = SlowSource()
     pool = BackendPool(source, poll_interval=60)

@@ -362,7 +362,7 @@ def test_outliers_are_judged_in_a_few_steps_a_backend(
     monkeypatch.setattr(ejection_module, "is_ejected", counting)
     with balancer.lease(exclude=entries[:1]):
         clock.advance(10)
-    assert asked <= count
+    assert asked <= 2 * count
     assert balancer.explain().ejected == count // 3
 
 

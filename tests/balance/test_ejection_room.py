@@ -19,6 +19,7 @@ from backendpool_async import (
     Candidate,
     Chooser,
     FailurePercentage,
+    Maglev,
     OutlierEjection,
     Subset,
 )
@@ -70,6 +71,20 @@ def test_the_last_is_not_ejected_when_nobody_chose_since_the_other_turned_sick()
     for lease in leases:
         lease.release()
     assert states(balancer) == ["available", "unhealthy"]
+
+
+def test_nor_where_a_policy_prepares_slowly_and_the_view_is_an_old_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    balancer = Balancer(BackendPool.static(TEN[:4]), Maglev(), panic_threshold=0)
+    balancer.pick("a")
+    monkeypatch.setattr(balancer._builder, "invalidate", lambda: None)
+    leases = failing(balancer, TEN[3])
+    for each in balancer._view.listed[:3]:
+        each.is_healthy = False
+    for lease in leases:
+        lease.release()
+    assert states(balancer) == ["unhealthy"] * 3 + ["available"]
 
 
 class Held:
@@ -161,6 +176,26 @@ def test_who_is_ejected_and_has_left_the_list_does_not_count() -> None:
     for entry in TEN[2:6]:
         fail(balancer, entry, 5)
     assert states(balancer) == ["ejected", "ejected", "available", "available"]
+
+
+@pytest.mark.parametrize("count", [10, 1_000])
+def test_who_is_ejected_again_and_again_in_one_view_counts_once(count: int) -> None:
+    ejector = Ejector(OutlierEjection(consecutive_failures=1, base_ejection_time=1), 0.0)
+    listed = [Candidate(Backend(entry)) for entry in MANY[:count]]
+
+    def failed(candidate: Candidate, listed: Sequence[Candidate], now: float) -> bool:
+        candidate.consecutive_failures += 1
+        return ejector.failed(candidate, Listing(listed, 0, len(listed)), now) is not None
+
+    now = 0.0
+    for _ in range(5):
+        assert failed(listed[0], listed, now)
+        assert listed[0].record is not None
+        now = listed[0].record.until
+    now -= 0.5
+    # Another view of the same backends.
+    again = list(listed)
+    assert sum(failed(each, again, now) for each in again[1:]) == count // 2 - 1
 
 
 def test_an_ejection_goes_through_no_list(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from backends import MISBEHAVIOURS, certificates, echo_backend, raw_backend, rea
 from servers import nobody, until
 from yarl import URL
 
-from backendpool_async import Backend, BackendPool, Balancer
+from backendpool_async import Backend, BackendPool, Balancer, Maglev
 from backendpool_async.aiohttp import BackendConnector, backend_middleware, backend_protocol
 from backendpool_async.aiohttp import connector as connector_module
 from backendpool_async.aiohttp.backend_protocol import BackendProtocol
@@ -92,6 +92,42 @@ async def test_a_request_that_waits_for_a_connection_goes_to_who_is_listed_then(
             assert len(a.requests) == 1
         assert [state.failures for state in balancer.explain().backends] == [0]
         assert balancer.explain().retries == 0
+
+
+async def test_a_balancer_that_has_not_followed_yet_does_not_keep_the_loop() -> None:
+    async with echo_backend() as a, echo_backend() as b:
+        balancer = Balancer(BackendPool.static([a.address, b.address]), Maglev())
+        await asyncio.to_thread(balancer.pick)
+        key = next(key for key in map(str, range(9999)) if balancer.pick(key) == a.address)
+        async with aiohttp.ClientSession(
+            connector=BackendConnector(balancer, limit=1),
+            middlewares=[backend_middleware(balancer, key=lambda _: key)],
+        ) as s:
+            async with s.get("http://api/stream"):
+                waiting = asyncio.create_task(s.get("http://api/"))
+                await until(lambda: in_flight(balancer) == 2)
+                # Its table is built in a thread, and has the first one until then.
+                balancer.pool.update([b.address])
+                await asyncio.sleep(0)
+            async with await waiting as response:
+                assert response.status == 200
+            assert (len(a.requests), len(b.requests)) == (1, 1)
+
+
+async def test_a_backend_that_is_no_longer_in_another_pool_is_asked_all_the_same() -> None:
+    async with echo_backend() as a, echo_backend() as b:
+        balancer, other = balancer_of(a), BackendPool.static([a.address, b.address])
+        async with aiohttp.ClientSession(
+            connector=BackendConnector(other, limit=1), middlewares=[backend_middleware(balancer)]
+        ) as s:
+            async with s.get("http://api/stream"):
+                waiting = asyncio.create_task(s.get("http://api/"))
+                await until(lambda: in_flight(balancer) == 2)
+                other.update([b.address])
+                await asyncio.sleep(0)
+            async with await waiting as response:
+                assert response.status == 200
+        assert len(a.requests) == 2
 
 
 async def test_a_burst_of_changes_is_followed_once(monkeypatch: pytest.MonkeyPatch) -> None:

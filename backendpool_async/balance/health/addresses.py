@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import weakref
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from backendpool_async.keywords import count
@@ -19,9 +19,7 @@ _LARGEST_PORT: Final = 65535
 # others. One that hangs keeps its thread, so there are more than of those that answer at once.
 _few: Final = FewThreads(64)
 # One at a time for each name: asked for anew at every check, one that hangs would take them all.
-_under_way: Final[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Lookups]] = (
-    weakref.WeakKeyDictionary()
-)
+_under_way: Final[dict[asyncio.AbstractEventLoop, _Lookups]] = {}
 
 
 def checked_port(port: int | None) -> int | None:
@@ -49,13 +47,25 @@ async def addresses(host: str, port: int) -> Sequence[AddressInfo]:
 def _joined(host: str) -> asyncio.Future[Sequence[AddressInfo]]:
     """Return the lookup of a name that is under way on this event loop, else begin it."""
     loop = asyncio.get_running_loop()
-    lookups = _under_way.setdefault(loop, {})
+    lookups = _under_way.get(loop)
+    if lookups is None:
+        # A lookup keeps its loop, and one that was closed is never told of its end.
+        for closed in [each for each in list(_under_way) if each.is_closed()]:
+            _under_way.pop(closed, None)
+        lookups = _under_way[loop] = {}
     lookup = lookups.get(host)
     if lookup is None:
         threads = ShortLivedThreads(loop, _few.start)
         lookup = lookups[host] = loop.run_in_executor(threads, _lookup, host, 0, 0)
-        lookup.add_done_callback(lambda _: lookups.pop(host))
+        lookup.add_done_callback(partial(_ended, loop, host))
     return lookup
+
+
+def _ended(loop: asyncio.AbstractEventLoop, host: str, _: object) -> None:
+    lookups = _under_way[loop]
+    del lookups[host]
+    if not lookups:
+        del _under_way[loop]
 
 
 def _with_port(info: AddressInfo, port: int) -> AddressInfo:

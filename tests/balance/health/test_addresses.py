@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -56,6 +58,26 @@ async def given_up(host: str, resolver: Resolver, lookups: int = 1) -> None:
     asking.cancel()
     await asyncio.wait({asking})
     assert asking.cancelled()
+
+
+def test_a_loop_that_is_closed_during_a_lookup_is_not_kept(resolver: Resolver) -> None:
+    async def given_up_and_left() -> None:
+        await given_up("one.hangs", resolver)
+
+    closed = asyncio.new_event_loop()
+    closed.run_until_complete(given_up_and_left())
+    closed.close()
+    left = weakref.ref(closed)
+    del closed
+    resolver.may_answer.set()
+    asyncio.run(ended())
+    asyncio.run(_looked_up("two.test"))
+    gc.collect()
+    assert left() is None
+
+
+async def _looked_up(host: str) -> None:
+    await addresses(host, 80)
 
 
 async def ended() -> None:
