@@ -145,7 +145,12 @@ class Stack:
     def share(self, connection: Connection) -> None:
         """Let others join the one request that it has."""
         self.shared.append(connection)
-        self.slots.wake(self.place.kind)
+        self.tell_of_room()
+
+    def tell_of_room(self) -> None:
+        """Let those in line look whether they can join one of its connections."""
+        # Who waits for this place can go to no other, and was in line before.
+        self.slots.wake(self.place, self.place.kind)
 
     def failed_to_open(self, connection: Connection, error: Exception | None) -> None:
         """Tell those who wait for a connection that it did not open; None: they may try."""

@@ -80,16 +80,18 @@ class Connections:
         return self._slots.take_now()
 
     async def take_slot(
-        self, kind: Kind, timeout: float | None, without: Callable[[], T | None]
+        self, where: Kind | Place, timeout: float | None, without: Callable[[], T | None]
     ) -> T | None:
         """Wait for a slot, and return None with one, or what `without` returned instead of one.
 
-        `without` is asked whenever a connection of the kind has room for more requests. Raises the
-        network library's ``PoolTimeout`` when none becomes free in time.
+        `without` is asked whenever a connection has room for more requests: one of the kind, to
+        whatever backend, or one to the place. Raises the network library's ``PoolTimeout`` when no
+        slot becomes free in time.
         """
         try:
-            return await self._slots.take(timeout, kind, without)
+            return await self._slots.take(timeout, where, without)
         except TimeoutError:
+            kind = where.kind if isinstance(where, Place) else where
             raise kind.flavour.pool_timeout(
                 f"all {self._settings.max_connections} connections are in use"
             ) from None
@@ -161,7 +163,7 @@ class Connections:
             # What the server sends to a stream that was left is never acknowledged.
             self._retire(connection)
         if connection.streams:
-            self._slots.wake(stack.place.kind)
+            stack.tell_of_room()
             return
         if connection.has_slot:
             self._slots.give()

@@ -135,7 +135,7 @@ class OutgoingRequest:
         if not held and not self.hold_for(place.backend, connections):
             # The connection ended before this was sent, but others still use it.
             self.joined = await connections.take_slot(
-                self.kind, self.timeouts.get("pool"), lambda: connections.join(place)
+                place, self.timeouts.get("pool"), lambda: connections.join(place)
             )
             self.has_slot = self.joined is None
         connection, self.joined = self.joined, None

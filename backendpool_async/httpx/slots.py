@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
@@ -13,14 +13,18 @@ T = TypeVar("T")
 class Slots:
     """A limited number of slots, handed on in the order of waiting; None: unlimited.
 
-    Whoever waits is told as well when it might do without one. While anybody waits no slot is free.
+    Whoever waits is told as well when it might do without one. Those of one `kind` could do with
+    the same: what one of them finds nothing in, the others need not look at. While anybody waits no
+    slot is free.
     """
 
-    __slots__ = ("_free", "_waiting")
+    __slots__ = ("_by_kind", "_free", "_waiting")
 
     def __init__(self, limit: int | None) -> None:
         self._free = limit
-        self._waiting: deque[_Waiter] = deque()
+        # Whoever waits longest comes first.
+        self._waiting: OrderedDict[_Waiter, None] = OrderedDict()
+        self._by_kind: dict[Hashable, OrderedDict[_Waiter, None]] = {}
 
     @property
     def waiting(self) -> int:
@@ -45,12 +49,11 @@ class Slots:
         `wake` says so; None: it takes a slot. Raises TimeoutError after `timeout` seconds, what
         `refuse` says, and what `without` raises.
         """
-        if all(each.kind != kind for each in self._waiting):
+        if kind not in self._by_kind:
             found = without()
             if found is not None:
                 return found
-        waiter = _Waiter(kind)
-        self._waiting.append(waiter)
+        waiter = self._join(kind)
         try:
             async with asyncio.timeout(timeout):
                 while True:
@@ -61,7 +64,7 @@ class Slots:
                         raise RuntimeError(waiter.refusal)
                     found = without()
                     if found is not None:
-                        self._waiting.remove(waiter)
+                        self._remove(waiter)
                         # There may be more of what it found.
                         self.wake(kind)
                         return found
@@ -75,7 +78,7 @@ class Slots:
         if self._free is None:
             return
         while self._waiting:
-            waiter = self._waiting.popleft()
+            waiter = self._remove(next(iter(self._waiting)))
             if waiter.woken.cancelled():
                 continue
             waiter.has_slot = True
@@ -87,31 +90,48 @@ class Slots:
             return
         self._free += 1
 
-    def wake(self, kind: Hashable) -> None:
-        """Let whoever of the kind waits longest look whether it can do without a slot.
+    def wake(self, *kinds: Hashable) -> None:
+        """Let whoever of each kind waits longest look whether it can do without a slot.
 
-        Who finds something wakes the next one.
+        They look in the order of the kinds. Who finds something wakes the next one of its kind.
         """
-        for waiter in self._waiting:
-            if waiter.kind == kind and not waiter.woken.cancelled():
-                if not waiter.woken.done():
-                    waiter.woken.set_result(None)
-                return
+        if not self._waiting:
+            return
+        for kind in kinds:
+            for waiter in self._by_kind.get(kind, ()):
+                if not waiter.woken.cancelled():
+                    if not waiter.woken.done():
+                        waiter.woken.set_result(None)
+                    break
 
     def refuse(self, message: str) -> None:
         """Let everybody who waits get a RuntimeError."""
         while self._waiting:
-            waiter = self._waiting.popleft()
+            waiter = self._remove(next(iter(self._waiting)))
             waiter.refusal = message
             if not waiter.woken.done():
                 waiter.woken.set_result(None)
+
+    def _join(self, kind: Hashable) -> _Waiter:
+        waiter = _Waiter(kind)
+        self._waiting[waiter] = None
+        self._by_kind.setdefault(kind, OrderedDict())[waiter] = None
+        return waiter
+
+    def _remove(self, waiter: _Waiter) -> _Waiter:
+        del self._waiting[waiter]
+        alike = self._by_kind[waiter.kind]
+        del alike[waiter]
+        if not alike:
+            del self._by_kind[waiter.kind]
+        return waiter
 
     def _leave(self, waiter: _Waiter) -> None:
         if waiter.has_slot:
             # It was handed over in the moment in which the waiting ended.
             self.give()
         elif waiter in self._waiting:
-            self._waiting.remove(waiter)
+            self._remove(waiter)
             self.wake(waiter.kind)
 
 

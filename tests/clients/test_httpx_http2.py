@@ -520,3 +520,48 @@ async def test_of_a_large_answer_that_is_closed_unread_not_all_is_read(library: 
             pass
         assert it.connections() == "0 idle, 0 active"
         assert (it.in_flight(), it.outcomes()) == (0, (2, 0))
+
+
+async def test_who_waits_for_one_backend_keeps_nobody_from_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "_MAX_STREAMS", 2)
+    limits = httpx.Limits(max_connections=2)
+    async with (
+        http2_backend() as a,
+        http2_backend() as b,
+        over(balancer=in_order(a.raw.address, b.raw.address), limits=limits, **KNOWN) as it,
+    ):
+        (first,) = await held(it, a, 1)
+        used_up(it)
+        second = asyncio.create_task(it.client.get("/one"))
+        await until(lambda: len(b.targets) == 1)
+        bound = asyncio.create_task(it.client.get("/bound"))
+        await until(lambda: "1 waited for" in it.connections())
+        third = asyncio.create_task(it.client.get("/one"))
+        await until(lambda: len(b.targets) == 2)
+        waiting = asyncio.create_task(it.client.get("/"))
+        await until(lambda: "2 waited for" in it.connections())
+        b.let_one()
+        answers = await asyncio.gather(waiting, it.client.get("/"))
+        assert [each.extensions["backend"] for each in answers] == [b.raw.address] * 2
+        assert "1 waited for" in it.connections()
+        a.release.set()
+        assert (await bound).extensions["backend"] == a.raw.address
+        b.let_one()
+        await asyncio.gather(first, second, third)
+
+
+async def test_who_waits_for_one_backend_joins_what_is_opened_to_it() -> None:
+    async with http2_backend() as a, over(a.raw.address, limits=ONE, **KNOWN) as it:
+        (first,) = await held(it, a, 1)
+        used_up(it)
+        waiting = [asyncio.create_task(it.client.get("/one")) for _ in range(3)]
+        await until(lambda: "3 waited for" in it.connections())
+        a.release.set()
+        await first
+        # One has the slot; it is not free before they are all answered.
+        await until(lambda: [target for _, target in a.targets[1:]] == ["/one"] * 3)
+        for _ in waiting:
+            a.let_one()
+        assert {(await each).text for each in waiting} == {"2"}

@@ -146,6 +146,24 @@ async def test_who_finds_something_wakes_the_next_of_its_kind() -> None:
     assert await other is None
 
 
+async def test_of_each_kind_the_one_that_waits_longest_is_woken_in_the_order_of_the_kinds() -> None:
+    slots, found = Slots(1), list[str]()
+    assert slots.take_now()
+    others = [taking(slots, "other", found) for _ in range(2)]
+    nearby = taking(slots, "nearby", [])
+    first, second = (taking(slots, KIND, found) for _ in range(2))
+    await until(lambda: slots.waiting == 5)
+    found += ["c", "b", "a"]
+    slots.wake("nobody's", "nearby", KIND, "other")
+    assert [await each for each in (first, others[0], second)] == ["a", "b", "c"]
+    # Of another kind than those who wait, a newcomer looks for itself.
+    assert await asyncio.wait_for(slots.take(None, "new", lambda: "its own"), 1) == "its own"
+    assert slots.waiting == 2
+    for _ in range(2):
+        slots.give()
+    assert (await nearby, await others[1]) == (None, None)
+
+
 async def test_who_is_cancelled_when_woken_wakes_the_next() -> None:
     slots, found = Slots(1), list[str]()
     assert slots.take_now()
