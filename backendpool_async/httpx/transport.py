@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, Final, overload
 
+from backendpool_async.backend import Backend
 from backendpool_async.balance.balancer import Balancer
 from backendpool_async.balance.lease import Lease
 from backendpool_async.errors import NoBackends, counted
@@ -221,13 +222,18 @@ class BackendTransport(AsyncBaseTransport):
             backends = connections.backends_with_room(outgoing.kind)
             if not backends:
                 return None
-            others = frozenset(self._balancer.pool.backends()).difference(backends)
-            try:
-                lease = self._balancer.lease(key, others).acquire()
-            except NoBackends:
-                return None
-            outgoing.joined = connections.join(Place(outgoing.kind, lease.backend))
-            return lease
+            others = self._all_but(backends)
+            while True:
+                try:
+                    lease = self._balancer.lease(key, others).acquire()
+                except NoBackends:
+                    return None
+                outgoing.joined = connections.join(Place(outgoing.kind, lease.backend))
+                if outgoing.joined is not None:
+                    return lease
+                # The list came to differ just now, in another thread.
+                lease._undo()
+                others.add(lease.backend)
 
         lease = await connections.take_slot(outgoing.kind, outgoing.timeouts.get("pool"), joined)
         if lease is None:
@@ -236,6 +242,14 @@ class BackendTransport(AsyncBaseTransport):
         self._retries.budget.deposit()
         attempts.begun(lease)
         return lease
+
+    def _all_but(self, backends: set[Backend]) -> set[Backend]:
+        pool, view = self._balancer.pool, self._balancer._view
+        others = set(pool.backends())
+        if view.snapshot.generation != pool.snapshot.generation:
+            # While a view is being built, the one before is chosen from.
+            others.update(each.backend for each in view.listed)
+        return others - backends
 
     def _after_answer(self, status: int, lease: Lease, attempts: Attempts) -> Lease | None:
         if status in self._failure_statuses:

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import select
 import ssl
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,9 +16,12 @@ import httpx
 import pytest
 from backends import certificates, raw_backend, served_by_hypercorn
 from http2_backend import Http2Backend, http2_backend
-from httpx_clients import Over, both, in_order, over
+from httpx_clients import InOrder, Over, both, in_order, over
 from servers import nobody, until
 
+from backendpool_async import BackendPool, Balancer, Chooser
+from backendpool_async.balance.candidate import Candidate
+from backendpool_async.balance.lease import Lease
 from backendpool_async.httpx import connection
 from backendpool_async.retries import Retries
 
@@ -374,6 +378,67 @@ async def test_a_backend_that_was_just_removed_is_joined_by_nobody() -> None:
         a.release.set()
         assert (await waiting).extensions["backend"] == b.raw.address
         await task
+
+
+class PreparingSlowly(InOrder):
+    """A policy that takes its time for every list but the first."""
+
+    prepares_slowly = True
+
+    def __init__(self) -> None:
+        self.prepared = 0
+        self.may_go_on = threading.Event()
+
+    def prepare(self, candidates: Sequence[Candidate]) -> Chooser:
+        self.prepared += 1
+        if self.prepared > 1:
+            assert self.may_go_on.wait(10)
+        return super().prepare(candidates)
+
+
+async def test_of_a_list_that_is_out_of_date_only_what_can_be_joined_is_chosen() -> None:
+    policy = PreparingSlowly()
+    async with http2_backend() as a, http2_backend() as b, http2_backend() as c:
+        pool = BackendPool.static([a.raw.address, b.raw.address])
+        async with (
+            Balancer(pool, policy, ejection=None) as balancer,
+            over(balancer=balancer, limits=ONE, **KNOWN) as it,
+        ):
+            (task,) = await held(it, a, 1)
+            try:
+                pool.update([a.raw.address, c.raw.address])
+                await until(lambda: policy.prepared == 2)
+                for _ in range(3):
+                    assert (await it.client.get("/")).extensions["backend"] == a.raw.address
+            finally:
+                policy.may_go_on.set()
+            a.release.set()
+            await task
+            assert not b.targets
+
+
+async def test_when_the_list_changes_during_the_choice_only_what_can_be_joined_is_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with (
+        http2_backend() as a,
+        http2_backend() as b,
+        over(balancer=in_order(a.raw.address), limits=ONE, **KNOWN) as it,
+    ):
+        (task,) = await held(it, a, 1)
+        lease = Balancer.lease
+
+        def lease_of_another_list(*args: Any) -> Lease:
+            it.pool.update([b.raw.address, a.raw.address])
+            return lease(*args)
+
+        monkeypatch.setattr(Balancer, "lease", lease_of_another_list)
+        assert (await it.client.get("/")).extensions["backend"] == a.raw.address
+        a.release.set()
+        await task
+        picks = {each.backend: each.picks for each in it.balancer.explain().backends}
+        assert picks == {a.raw.address: 2, b.raw.address: 0}
+        assert it.in_flight() == 0
 
 
 async def test_requests_that_wait_for_a_slot_are_answered_while_others_keep_coming() -> None:
