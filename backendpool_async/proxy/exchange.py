@@ -31,6 +31,8 @@ _READ_AHEAD: Final = 65_536
 _MOST_INTERIM: Final = 32
 _HIGHEST_STATUS: Final = 599
 _SWITCHING_PROTOCOLS: Final = 101
+# No server loses patience with a client sooner; of a short time for being idle, half.
+_SLOW_SECONDS: Final = 1.0
 _IDEMPOTENT: Final = frozenset(method.encode() for method in IDEMPOTENT_METHODS)
 _BACKEND_ERRORS: Final = (
     aiohttp.ClientError,
@@ -192,9 +194,8 @@ class Exchange:
                 if self._upstream.is_closed:
                     self._let_go(asyncio.CancelledError())
                     raise closing(settings.retry_after) from error
-                if _is_end(error) and self._upload is not None and self._upload.waits_for_client:
-                    # Its own patience has ended, or it has: a client that is slow must not have it
-                    # blamed, and who was quicker cannot be told.
+                if isinstance(error, aiohttp.ServerDisconnectedError) and self._client_is_slow():
+                    # It may have lost patience: a client that is slow must not have it blamed.
                     self._let_go(asyncio.CancelledError())
                     self._complaints.complain(lease.backend, "it left within a body", error)
                     raise Refusal(408, "the rest of the body did not come in time") from error
@@ -212,6 +213,13 @@ class Exchange:
                     return lease, asked
                 self._let_go()
             lease = another
+
+    def _client_is_slow(self) -> bool:
+        since = None if self._upload is None else self._upload.waiting_since
+        if since is None:
+            return False
+        slow = min(_SLOW_SECONDS, self._settings.limits.idle_timeout / 2)
+        return asyncio.get_running_loop().time() - since >= slow
 
     async def _ask(self, lease: Lease, line: bytes, head: RequestHead, length: int) -> _Asked:
         connection, protocol = await self._upstream.connect(lease.backend)
@@ -354,7 +362,7 @@ class Exchange:
             return
         why, lease = patrol.why.value, self._lease
         upload = self._upload
-        if not self._waits_for_backend or (upload is not None and upload.waits_for_client):
+        if not self._waits_for_backend or (upload is not None and upload.waiting_since is not None):
             self._let_go(asyncio.CancelledError())
             await self._answer(Refusal(408, why))
             return
@@ -366,11 +374,6 @@ class Exchange:
         if self._begun:
             raise BrokenOff(refusal.text) from None
         await answer(refusal, self._request, self._send, upload=self._upload)
-
-
-def _is_end(error: Exception) -> bool:
-    """Whether the connection has ended, and not with nonsense."""
-    return not isinstance(error, (HttpProcessingError, aiohttp.ClientPayloadError))
 
 
 def _version_of(message: RawResponseMessage) -> str:

@@ -29,8 +29,8 @@ class Upload:
     """Passes a body on piece by piece: the next is asked for when this one is on its way.
 
     `is_asked_for`: the client was told, or need not be told, to send it. `is_done`: all of it was
-    sent. `waits_for_client`: the next piece is the client's to send.
-    `blocked_since`: the loop's time since which the backend is to take a piece; None: it need not.
+    sent. Of the loop's time, each None while that is not so: `waiting_since`: since when the next
+    piece is the client's to send; `blocked_since`: since when the backend is to take one.
     """
 
     __slots__ = (
@@ -43,7 +43,7 @@ class Upload:
         "blocked_since",
         "is_asked_for",
         "is_done",
-        "waits_for_client",
+        "waiting_since",
     )
 
     def __init__(
@@ -64,7 +64,7 @@ class Upload:
         self.blocked_since: float | None = None
         self.is_asked_for: bool = not expects_continue
         self.is_done: bool = False
-        self.waits_for_client: bool = False
+        self.waiting_since: float | None = None
 
     def go_on(self) -> None:
         """The backend said 100: it wants the body."""
@@ -118,12 +118,12 @@ class Upload:
 
     async def _next_piece(self) -> tuple[bytes, bool]:
         """Return what came, and whether there is more to come."""
-        self.waits_for_client = True
+        self.waiting_since = asyncio.get_running_loop().time()
         # A server tells its client to go on when it is asked for a first message.
         self.is_asked_for = True
         ahead, self._ahead = self._ahead, None
         message = await (self._receive() if ahead is None else ahead)
-        self.waits_for_client = False
+        self.waiting_since = None
         self._moved()
         if message["type"] == "http.disconnect":
             raise ClientLeft

@@ -327,12 +327,12 @@ async def talks_nonsense_within_a_body(
 
 
 @each_front
-@pytest.mark.parametrize("leaves", [leaves_within_a_body, resets_within_a_body])
 async def test_a_backend_that_is_tired_of_a_slow_client_is_not_to_blame(
-    front: str, leaves: Handler
+    front: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("backendpool_async.proxy.exchange._SLOW_SECONDS", 0.0)
     async with (
-        raw_backend(leaves) as backend,
+        raw_backend(leaves_within_a_body) as backend,
         echo_backend() as other,
         proxied(front, backend.address) as place,
         connected(place.address) as (reader, writer),
@@ -345,6 +345,39 @@ async def test_a_backend_that_is_tired_of_a_slow_client_is_not_to_blame(
         assert (place.failures(), place.in_flight()) == (0, 0)
         # What had a body is asked of one backend only.
         assert not other.requests
+
+
+async def resets_after_the_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_head(reader)
+    reset(writer)
+
+
+@pytest.mark.parametrize("slow_seconds", [0.0, 60.0])
+@pytest.mark.parametrize("breaks_off", [resets_after_the_head, resets_within_a_body])
+async def test_a_reset_within_a_body_is_a_failure_however_slow_the_client_is(
+    breaks_off: Handler, slow_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backendpool_async.proxy.exchange._SLOW_SECONDS", slow_seconds)
+    async with (
+        raw_backend(breaks_off) as backend,
+        proxied("uvicorn", backend.address) as place,
+        connected(place.address) as (reader, writer),
+    ):
+        writer.write(b"POST / HTTP/1.1\r\nHost: api\r\nContent-Length: 10\r\n\r\nhello")
+        assert (await read_answer(reader)).status == 502
+        assert (place.failures(), place.in_flight()) == (1, 0)
+
+
+@each_front
+async def test_a_backend_that_leaves_a_client_that_was_not_slow_is_to_blame(front: str) -> None:
+    async with (
+        raw_backend(leaves_within_a_body) as backend,
+        proxied(front, backend.address) as place,
+        connected(place.address) as (reader, writer),
+    ):
+        writer.write(b"POST / HTTP/1.1\r\nHost: api\r\nContent-Length: 10\r\n\r\nhello")
+        assert (await read_answer(reader)).status == 502
+        assert (place.failures(), place.in_flight()) == (1, 0)
 
 
 async def test_nonsense_is_a_failure_also_while_the_client_owes_its_body() -> None:
