@@ -342,11 +342,11 @@ class Exchange:
         if self._upload is None or self._upload.is_done:
             asked.connection.release()
         else:
-            asked.connection.close()
+            _drop(asked.connection)
 
     def _let_go(self, error: BaseException | None = None) -> None:
         if self._connection is not None:
-            self._connection.close()
+            _drop(self._connection)
             self._connection = None
         if self._lease is not None:
             self._lease.release(error)
@@ -374,6 +374,14 @@ class Exchange:
         if self._begun:
             raise BrokenOff(refusal.text) from None
         await answer(refusal, self._request, self._send, upload=self._upload)
+
+
+def _drop(connection: Connection) -> None:
+    transport = connection.transport
+    # When it is closed, it lasts until the backend has taken what waits: with some, for ever.
+    if transport is not None and transport.get_write_buffer_size():
+        transport.abort()
+    connection.close()
 
 
 def _version_of(message: RawResponseMessage) -> str:

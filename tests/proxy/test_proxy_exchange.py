@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from backendpool_async import BackendPool, Balancer
 from backendpool_async.proxy import BrokenOff, ProxyLimits, ReverseProxy
 from backendpool_async.proxy.complaints import Complaints
 from backendpool_async.proxy.networks import Networks
+from backendpool_async.proxy.upstream import Upstream
 from backendpool_async.retries import Retries
 
 Message = MutableMapping[str, Any]
@@ -202,6 +204,39 @@ async def test_a_backend_that_stops_reading_a_body_is_to_blame() -> None:
         assert failures(proxy) == 1
         # It was not asked for what nobody takes.
         assert client.left > 20
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_no_connection_is_left_to_a_backend_that_never_reads(
+    answered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = Upstream.connect
+    used: list[socket.socket] = []
+
+    async def noted(*arguments: Any) -> Any:
+        connection, protocol = await connect(*arguments)
+        assert protocol.transport is not None
+        used.append(protocol.transport.get_extra_info("socket"))
+        return connection, protocol
+
+    monkeypatch.setattr(Upstream, "connect", noted)
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        transport = writer.transport
+        transport.pause_reading()  # type: ignore[attr-defined]  # a transport of a socket has it
+        if answered:
+            await asyncio.sleep(0.1)
+            writer.write(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n")
+        await asyncio.sleep(3600)
+
+    limits = ProxyLimits(idle_timeout=0.3)
+    async with raw_backend(deaf) as backend, proxy_for(backend.address, limits=limits) as proxy:
+        client = Client(*[piece(b"x" * 1_000_000, more=True) for _ in range(50)])
+        length = (b"content-length", b"100000000")
+        await proxy(scope(b"/", "POST", "1.1", length), client.receive, client.send)
+        assert client.status == (413 if answered else 504)
+        await proxy.aclose()
+        await servers.until(lambda: [each.fileno() for each in used] == [-1])
 
 
 async def test_a_client_that_does_not_say_whether_it_has_a_body_is_not_waited_for() -> None:
