@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import socket
 import struct
+import sys
 from typing import Final, NamedTuple
 
-# Linux has it.
-_TCP_INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
+# Others have a constant of this name, too, and other numbers behind it.
+_TCP_INFO: Final[int | None] = socket.TCP_INFO if sys.platform == "linux" else None
 # struct tcp_info of linux/tcp.h: eight bytes, 24 numbers of 4 bytes, two of 8, tcpi_bytes_acked.
 _BYTES_ACKED: Final = struct.Struct("=120xQ")
 

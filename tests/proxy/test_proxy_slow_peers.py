@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import runpy
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -136,6 +138,11 @@ async def test_where_the_kernel_says_nothing_what_waits_here_is_seen(
             await servers.until(lambda: before.is_less_than(taken(transport)))
         finally:
             transport.abort()
+
+
+def test_only_of_linux_the_numbers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "freebsd14")
+    assert runpy.run_path(taking.__file__)["_TCP_INFO"] is None
 
 
 def test_what_was_taken_only_grows() -> None:
