@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.datastructures import Headers
@@ -14,6 +15,9 @@ from websockets.http11 import Request
 from backendpool_async.proxy.forwarded import Pair
 from backendpool_async.proxy.websocket_asgi import TRAFFIC
 from backendpool_async.proxy.websocket_pongs import Pongs
+
+# Of a client: two bytes, which say a length of up to 125 as well, and a mask.
+_EMPTY_PONG: Final = 6
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
@@ -31,7 +35,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     heard_at = -math.inf
     _looked_at = 0.0
     _unsent_then = 0
-    _is_pong = False
+    _pongs_size = 0
 
     @property
     def unsent(self) -> int:
@@ -61,9 +65,9 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came, and the time of it."""
-        self._is_pong = False
+        self._pongs_size = 0
         super().data_received(data)
-        if not self._is_pong:
+        if len(data) > self._pongs_size:
             self.heard_at = self.loop.time()
 
     def pause_writing(self) -> None:
@@ -82,7 +86,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     def handle_pong(self, event: Frame) -> None:
         """See that the client is there."""
-        self._is_pong = True
+        self._pongs_size += _EMPTY_PONG + len(event.data)
         super().handle_pong(event)
 
     def send_keepalive_ping(self) -> None:

@@ -58,6 +58,23 @@ async def test_a_client_may_send_a_message_slowly_where_the_server_shows_it() ->
         assert await reader.readexactly(10) == beginning(PARTS * len(part))
 
 
+async def test_a_pong_hides_no_part_of_a_message_that_comes_with_it() -> None:
+    part, pong = b"\xe4" + bytes(4 + 100), b"\x8a\x80" + bytes(4)
+    async with (
+        backend() as echo,
+        fronted("serve", echo.address, limits=IDLE) as front,
+        connected(front.address) as (reader, writer),
+    ):
+        writer.write(HANDSHAKE % b"/")
+        await read_head(reader)
+        writer.write(b"\x02" + part)
+        for _ in range(PARTS):
+            writer.write(pong + b"\x00" + part)
+            await asyncio.sleep(BETWEEN)
+        writer.write(b"\x80" + part)
+        assert await reader.readexactly(4) == b"\x82\x7e" + (100 * (PARTS + 2)).to_bytes(2)
+
+
 @pytest.mark.parametrize("server", SERVERS)
 async def test_a_backend_may_send_a_message_slowly(server: str) -> None:
     part = b"x" * 5_000
