@@ -13,11 +13,14 @@ from websockets.frames import Frame
 from websockets.http11 import Request
 
 from backendpool_async.proxy.forwarded import Pair
+from backendpool_async.proxy.taking import Taken, taken
 from backendpool_async.proxy.websocket_asgi import TRAFFIC
 from backendpool_async.proxy.websocket_pongs import Pongs
 
 # Of a client: two bytes, which say a length of up to 125 as well, and a mask.
 _EMPTY_PONG: Final = 6
+# Of a server, without a mask.
+_EMPTY_PING: Final = 2
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
@@ -34,13 +37,18 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     heard_at = -math.inf
     _looked_at = 0.0
-    _unsent_then = 0
+    _held_then = 0
+    _acknowledged = 0
+    _pings_size = 0
     _pongs_size = 0
 
     @property
-    def unsent(self) -> int:
-        """How many bytes the client is to take yet."""
-        return self.transport.get_write_buffer_size()
+    def taken(self) -> Taken:
+        """How much the client has taken, but for the pings of this server."""
+        acknowledged, held = taken(self.transport)
+        # A ping that is on its way is no step back, or its arrival would be one forward.
+        self._acknowledged = max(self._acknowledged, acknowledged - self._pings_size)
+        return Taken(self._acknowledged, held)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
@@ -92,12 +100,16 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def send_keepalive_ping(self) -> None:
         """Ask whether the client is there, and note how things stand."""
         super().send_keepalive_ping()
+        self._pings_size += _EMPTY_PING + len(self.pending_ping_payload or b"")
         self._look()
 
     def keepalive_timeout(self) -> None:
         """Give the client up, unless it may be there."""
+        # Not by what its kernel acknowledges: that goes on when the client does not.
         may_be_there = (
-            self.read_paused or self.heard_at > self._looked_at or self.unsent != self._unsent_then
+            self.read_paused
+            or self.heard_at > self._looked_at
+            or self.taken.held != self._held_then
         )
         if may_be_there:
             self._look()
@@ -109,7 +121,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             super().keepalive_timeout()
 
     def _look(self) -> None:
-        self._looked_at, self._unsent_then = self.loop.time(), self.unsent
+        self._looked_at, self._held_then = self.loop.time(), self.taken.held
 
     def handle_cont(self, event: Frame) -> None:
         """Take a part of a message that is not its first."""

@@ -26,6 +26,10 @@ class Taken(NamedTuple):
         return later.acknowledged > self.acknowledged or later.held < self.held
 
 
+# Of a connection that is not to be seen.
+NOTHING: Final = Taken(0, 0)
+
+
 def taken(transport: asyncio.Transport) -> Taken:
     """Look at the connection: how many bytes the peer has acknowledged, and how many wait here.
 

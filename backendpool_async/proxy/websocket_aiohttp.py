@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 from backendpool_async.proxy.forwarded import Pair
 from backendpool_async.proxy.refusal import Refusal
 from backendpool_async.proxy.request import ProxyRequest
+from backendpool_async.proxy.taking import NOTHING, Taken, taken
 from backendpool_async.proxy.upload import ClientLeft
 from backendpool_async.proxy.websocket import WebSocketProxy
 from backendpool_async.proxy.websocket_backend import (
@@ -73,10 +74,10 @@ class AiohttpClientSocket:
         return -math.inf
 
     @property
-    def unsent(self) -> int:
-        """How many bytes the client is to take yet."""
+    def taken(self) -> Taken:
+        """How much the client has taken."""
         transport = self._request.transport
-        return 0 if transport is None else transport.get_write_buffer_size()
+        return NOTHING if transport is None else taken(transport)
 
     @property
     def is_accepted(self) -> bool:

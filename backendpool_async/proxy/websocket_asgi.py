@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
 from backendpool_async.proxy.forwarded import Pair
+from backendpool_async.proxy.taking import NOTHING, Taken
 from backendpool_async.proxy.upload import ClientLeft
 from backendpool_async.proxy.websocket_backend import (
     BROKEN_OFF,
@@ -51,9 +52,9 @@ class AsgiClientSocket:
         return -math.inf if self._traffic is None else self._traffic.heard_at
 
     @property
-    def unsent(self) -> int:
-        """How much the client is to take yet, if the server shows it."""
-        return 0 if self._traffic is None else self._traffic.unsent
+    def taken(self) -> Taken:
+        """How much the client has taken, if the server shows it."""
+        return NOTHING if self._traffic is None else self._traffic.taken
 
     async def receive(self) -> Message | Closing:
         """Return the next message, or how the client ended it."""

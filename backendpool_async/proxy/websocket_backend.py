@@ -17,6 +17,7 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
+from backendpool_async.proxy.taking import Taken, taken
 from backendpool_async.proxy.websocket_interim import InterimAnswers
 from backendpool_async.proxy.websocket_pongs import Pongs
 
@@ -123,6 +124,7 @@ class BackendSocket:
         stream = _Stream(self._reader, before, self._pongs, loop)
         transport.set_protocol(stream)
         stream.connection_made(transport)
+        self._transport = transport
         self._writer = asyncio.StreamWriter(transport, stream, self._reader, loop)
         self._clock = loop.time
         self.heard_at: float = loop.time()
@@ -139,9 +141,9 @@ class BackendSocket:
         self._responses: list[Response] = []
 
     @property
-    def unsent(self) -> int:
-        """How many bytes the backend is to take yet."""
-        return self._writer.transport.get_write_buffer_size()
+    def taken(self) -> Taken:
+        """How much the backend has taken."""
+        return taken(self._transport)
 
     @property
     def subprotocol(self) -> str | None:
@@ -214,12 +216,12 @@ class BackendSocket:
 
     def abort(self) -> None:
         """Drop the connection, with what was not sent yet."""
-        self._writer.transport.abort()
+        self._transport.abort()
         self._connection.close()
 
     def leave(self) -> None:
         """Drop the connection without waiting, but not without a word where one gets through."""
-        transport = self._writer.transport
+        transport = self._transport
         if transport.get_write_buffer_size():
             transport.abort()
         elif not transport.is_closing():

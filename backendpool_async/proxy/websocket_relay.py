@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from backendpool_async.proxy.forwarded import Pair
+from backendpool_async.proxy.taking import Taken
 from backendpool_async.proxy.upload import ClientLeft
 from backendpool_async.proxy.websocket_backend import (
     BROKEN_OFF,
@@ -30,8 +31,8 @@ class Traffic(Protocol):
         """When the other side sent something, by the loop's clock; -inf where nobody shows it."""
 
     @property
-    def unsent(self) -> int:
-        """How many bytes are to be taken yet; 0 where nobody shows it."""
+    def taken(self) -> Taken:
+        """How much the other side has taken; `NOTHING` where nobody shows it."""
 
 
 class ClientSocket(Traffic, Protocol):
@@ -105,14 +106,13 @@ class _Relay:
         self._message_size = message_size
         self._clock = asyncio.get_running_loop().time
         self._moved_at = self._clock()
-        self._unsent = (0, 0)
+        self._taken = (client.taken, backend.taken)
 
     def moved_at(self) -> float:
         """When one of the two said or took something, a part of a message or a ping, too."""
-        unsent = (self._client.unsent, self._backend.unsent)
-        if unsent[0] < self._unsent[0] or unsent[1] < self._unsent[1]:
+        before, self._taken = self._taken, (self._client.taken, self._backend.taken)
+        if any(then.is_less_than(now) for then, now in zip(before, self._taken, strict=True)):
             self._moved_at = self._clock()
-        self._unsent = unsent
         return max(self._moved_at, self._client.heard_at, self._backend.heard_at)
 
     async def to_backend(self, first: Awaitable[Message | Closing]) -> Ending:

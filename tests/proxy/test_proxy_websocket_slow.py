@@ -9,6 +9,7 @@ import pytest
 import websockets
 from backends import connected, raw_backend, read_head
 from servers import until
+from test_proxy_slow_peers import READS, SIZE, SMALL, read_slowly, slow_client
 from test_proxy_websocket_details import switching
 from test_proxy_websocket_messages import HANDSHAKE
 from websocket_fronts import SERVERS, backend, client_of, closed, fronted
@@ -132,6 +133,55 @@ async def test_a_client_may_take_a_message_slowly_where_the_server_shows_it(serv
         writer.write(ENOUGH)
         async with asyncio.timeout(10):
             await reader.readuntil(DONE)
+
+
+@pytest.fixture
+def _ends_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("websocket", "websocket_backend"):
+        monkeypatch.setattr(f"backendpool_async.proxy.{module}._CLOSE_TIMEOUT", 0.1)
+
+
+@pytest.mark.usefixtures("_ends_quickly")
+@pytest.mark.parametrize("server", ["serve", "aiohttp"])
+async def test_a_client_that_reads_slowly_but_steadily_is_not_idle(server: str) -> None:
+    async def sends(connection: ServerConnection) -> None:
+        await connection.send(b"x" * LONG)
+        await connection.wait_closed()
+
+    loop = asyncio.get_running_loop()
+    async with (
+        backend(sends) as big,
+        fronted(server, big.address, limits=IDLE) as front,
+        slow_client(front.address) as client,
+    ):
+        await loop.sock_sendall(client, HANDSHAKE % b"/")
+        assert await read_slowly(client) > READS * SIZE / 2
+        assert front.proxy.in_flight == 1
+        # And once it takes nothing more, it is.
+        await until(lambda: not front.proxy.in_flight)
+
+
+@pytest.mark.usefixtures("_ends_quickly")
+async def test_a_backend_that_reads_slowly_but_steadily_is_not_idle() -> None:
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+        address = "{}:{}".format(*listening.getsockname())
+        async with (
+            fronted("serve", address, limits=IDLE) as front,
+            connected(front.address) as (reader, writer),
+        ):
+            writer.write(HANDSHAKE % b"/")
+            slow, _ = await loop.sock_accept(listening)
+            with slow:
+                await loop.sock_sendall(slow, switching(await loop.sock_recv(slow, SMALL)))
+                await read_head(reader)
+                writer.write(beginning(LONG, bytes(4)) + bytes(LONG))
+                assert await read_slowly(slow) > READS * SIZE / 2
+                assert front.proxy.in_flight == 1
+                # And once it takes nothing more, it is.
+                await until(lambda: not front.proxy.in_flight)
 
 
 async def test_answers_to_the_server_s_own_pings_keep_no_websocket() -> None:
