@@ -95,9 +95,11 @@ async def test_a_request_that_waits_for_a_connection_goes_to_who_is_listed_then(
 
 
 async def test_a_balancer_that_has_not_followed_yet_does_not_keep_the_loop() -> None:
-    async with echo_backend() as a, echo_backend() as b:
-        balancer = Balancer(BackendPool.static([a.address, b.address]), Maglev())
-        await asyncio.to_thread(balancer.pick)
+    async with (
+        echo_backend() as a,
+        echo_backend() as b,
+        Balancer(BackendPool.static([a.address, b.address]), Maglev()) as balancer,
+    ):
         key = next(key for key in map(str, range(9999)) if balancer.pick(key) == a.address)
         async with aiohttp.ClientSession(
             connector=BackendConnector(balancer, limit=1),
@@ -111,7 +113,7 @@ async def test_a_balancer_that_has_not_followed_yet_does_not_keep_the_loop() -> 
                 await asyncio.sleep(0)
             async with await waiting as response:
                 assert response.status == 200
-            assert (len(a.requests), len(b.requests)) == (1, 1)
+        assert (len(a.requests), len(b.requests)) == (1, 1)
 
 
 async def test_a_backend_that_is_no_longer_in_another_pool_is_asked_all_the_same() -> None:
