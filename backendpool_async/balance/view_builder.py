@@ -238,6 +238,5 @@ class ViewBuilder:
             # Before it is published, there may be no choice to go on with.
             self._has_choice = self._has_choice and chooser is not None
             self._publish(view, chooser)
-            if number == self._begun:
-                self._has_choice = chooser is not None
+            self._has_choice = chooser is not None
         return number == self._begun

@@ -198,6 +198,31 @@ def test_who_is_ejected_again_and_again_in_one_view_counts_once(count: int) -> N
     assert sum(failed(each, again, now) for each in again[1:]) == count // 2 - 1
 
 
+def test_who_is_ejected_while_a_long_list_is_counted_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ejector = Ejector(OutlierEjection(consecutive_failures=1), 0.0)
+    listed = [Candidate(Backend(entry)) for entry in MANY]
+    is_ejected = ejection_module.is_ejected
+
+    def failed(candidate: Candidate, listed: Sequence[Candidate]) -> bool:
+        candidate.consecutive_failures += 1
+        return ejector.failed(candidate, Listing(listed, 0, len(listed)), 1.0) is not None
+
+    def interrupted(candidate: Candidate, now: float) -> bool:
+        if candidate is listed[0]:
+            # As a signal handler does that ends a lease.
+            monkeypatch.setattr(ejection_module, "is_ejected", is_ejected)
+            assert failed(listed[1], listed)
+        return is_ejected(candidate, now)
+
+    assert failed(listed[0], listed)
+    monkeypatch.setattr(ejection_module, "is_ejected", interrupted)
+    # Another view of the same backends.
+    again = list(listed)
+    assert sum(failed(each, again) for each in again[2:]) == len(MANY) // 2 - 2
+
+
 def test_an_ejection_goes_through_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
     balancer = Balancer(BackendPool.static(MANY))
     balancer.pick()
