@@ -146,7 +146,7 @@ class BoundedProtocol(HttpToolsProtocol):
         version, method = self.parser.get_http_version(), self.parser.get_method()
         whole = ProxyRequest(method, self.url, self.headers, None, "http", version)
         path = with_own_target(whole)
-        self.url = path.target
+        self.url: bytes = path.target
         # The scope has the list already.
         self.headers[:] = path.headers
         return path is not whole or self.url == b"*"

@@ -35,7 +35,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
       server is nothing.
     """
 
-    heard_at = -math.inf
+    heard_at: float = -math.inf
     _looked_at = 0.0
     _held_then = 0
     _acknowledged = 0
@@ -113,7 +113,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         )
         if may_be_there:
             self._look()
-            self.pong_timer = self.loop.call_later(
+            self.pong_timer: asyncio.TimerHandle | None = self.loop.call_later(
                 self.ping_timeout,  # type: ignore[arg-type]  # without one there is no timer
                 self.keepalive_timeout,
             )
@@ -127,6 +127,6 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """Take a part of a message that is not its first."""
         self._pieces += event.data
         if event.fin:
-            self.frames += [bytes(self._pieces)]
+            self.frames.append(bytes(self._pieces))
             self._pieces.clear()
             self.send_receive_event_to_app()
